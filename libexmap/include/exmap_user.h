@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libexmap: the C API.
+ *
+ * One API over two backends.  `kernel` talks to /dev/exmap; `posix` gives the
+ * same behaviour with anonymous memory, madvise and pread/pwrite on any Linux
+ * machine.  All functions return 0 (or a count) or -errno, never -1; the errors
+ * are those of uapi/exmap.h.  Functions that name an interface may be called
+ * from several threads at once if each uses another interface.
+ */
+#ifndef EXMAP_USER_H
+#define EXMAP_USER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "exmap.h" /* the ABI: struct exmap_iov, opcodes, flags */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EXMAP_PAGE_SIZE 4096u
+
+enum exmap_backend {
+	EXMAP_BACKEND_AUTO = 0, /* kernel if /dev/exmap can be opened, else posix */
+	EXMAP_BACKEND_KERNEL = 1,
+	EXMAP_BACKEND_POSIX = 2,
+};
+
+/**
+ * struct exmap_config - what exmap_open builds
+ * @backend: enum exmap_backend
+ * @interfaces: 1 to 256
+ * @region_pages: length of the region
+ * @pool_pages: frames in the pool
+ * @flags: 0, EXMAP_FAULT_ALLOC or EXMAP_FAULT_ZERO
+ * @backing_fd: block device or regular file, or -1; stays the caller's
+ * @flush_threshold: 0 for the default
+ */
+struct exmap_config {
+	uint32_t backend;
+	uint32_t interfaces;
+	uint64_t region_pages;
+	uint64_t pool_pages;
+	uint64_t flags;
+	int32_t backing_fd;
+	uint32_t flush_threshold;
+};
+
+/**
+ * struct exmap - an open region; read the fields, never write them
+ * @base: first byte of the region
+ * @residency: one word for each page, see EXMAP_RES_MAPPED
+ * @region_pages: length of the region
+ * @interfaces: number of interfaces
+ * @backend: EXMAP_BACKEND_KERNEL or EXMAP_BACKEND_POSIX
+ * @fd: of /dev/exmap, or -1
+ * @itf: the interfaces' pages
+ */
+struct exmap {
+	uint8_t *base;
+	const uint32_t *residency;
+	uint64_t region_pages;
+	uint32_t interfaces;
+	uint32_t backend;
+	int fd;
+	struct exmap_user_interface **itf;
+};
+
+int exmap_open(const struct exmap_config *config, struct exmap **out);
+void exmap_close(struct exmap *ex);
+
+/* One ACTION over the first iov_len iovs of ex->itf[interface]; returns the number that failed. */
+int exmap_action(struct exmap *ex, unsigned int interface, unsigned int opcode, unsigned int iov_len,
+		 uint64_t flags);
+
+/*
+ * One opcode over any number of single pages.  Runs of consecutive page
+ * numbers are joined; calls of 512 iovs are made as needed.  Returns the number
+ * of pages that changed.  At the first page that fails the rest is not tried
+ * and its -errno is returned; *done, if not NULL, is the number of pages that
+ * were changed.
+ */
+long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
+		  const uint64_t *pages, size_t n, uint64_t flags, size_t *done);
+
+int exmap_barrier(struct exmap *ex);
+int exmap_resize(struct exmap *ex, uint64_t pool_pages);
+int exmap_tune(struct exmap *ex, struct exmap_tune *tune);
+int exmap_scan(struct exmap *ex, const struct exmap_scan *scan);
+int exmap_info(struct exmap *ex, struct exmap_info *info);
+int exmap_counters(struct exmap *ex, struct exmap_counters *counters);
+
+/* One load, no syscall.  The page may change its state right afterwards. */
+static inline bool exmap_is_mapped(const struct exmap *ex, uint64_t page)
+{
+	uint32_t word = __atomic_load_n(&ex->residency[page], __ATOMIC_ACQUIRE);
+
+	return EXMAP_RES_MAPPED(word);
+}
+
+/* Address of a page; touching it while it is absent is a fault. */
+static inline void *exmap_page(const struct exmap *ex, uint64_t page)
+{
+	return ex->base + page * EXMAP_PAGE_SIZE;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EXMAP_USER_H */
