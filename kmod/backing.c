@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap - the backing of a region: READ and WRITE against a file or device.
+ *
+ * Page n of the region is page n of the backing.  Frames are given to the file
+ * system or block device as they are (bvec iterators), asynchronously if the
+ * file was opened with O_DIRECT; consecutive pages make one request.  No
+ * interface is held while the I/O runs: pages that are being read are BUSY in
+ * the residency map, pages that are being written have a reference.
+ */
+#include <linux/blkdev.h>
+#include <linux/bvec.h>
+#include <linux/completion.h>
+#include <linux/file.h>
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/slab.h>
+#include <linux/uio.h>
+
+#include "exmap.h"
+
+#define EXMAP_IO_PAGES	512	/* pages in flight for one call */
+
+/**
+ * struct io_slot - a page of a batch
+ * @page: of the region
+ * @frame: its frame
+ * @iov: which iov asked for it
+ */
+struct io_slot {
+	u32 page;
+	u32 frame;
+	u16 iov;
+};
+
+/* A request: consecutive pages. */
+struct io_run {
+	struct kiocb kiocb;
+	struct exmap_io *io;
+	unsigned int first;
+	unsigned int nr;
+	long ret;
+};
+
+/**
+ * struct exmap_io - a READ or WRITE in progress, for one interface
+ * @op: its steps over pages
+ * @pending: runs in flight, and one for the submitter
+ * @done: completed when @pending falls to 0
+ * @nr: pages in the batch
+ * @nr_runs: requests made of them
+ * @slots: the pages
+ * @bvecs: their frames
+ * @runs: the requests
+ * @res: result of each iov
+ * @changed: pages of each iov that were transferred
+ */
+struct exmap_io {
+	struct exmap_op op;
+	atomic_t pending;
+	struct completion done;
+	unsigned int nr;
+	unsigned int nr_runs;
+	struct io_slot slots[EXMAP_IO_PAGES];
+	struct bio_vec bvecs[EXMAP_IO_PAGES];
+	struct io_run runs[EXMAP_IO_PAGES];
+	int res[EXMAP_USER_INTERFACE_PAGES];
+	unsigned int changed[EXMAP_USER_INTERFACE_PAGES];
+};
+
+/* Take a reference on a file that can back a region; *backing is NULL for fd -1. */
+int exmap_backing_open(int fd, struct file **backing)
+{
+	struct file *file;
+	umode_t mode;
+
+	*backing = NULL;
+	if (fd < 0)
+		return 0;
+	file = fget(fd);
+	if (!file)
+		return -EBADF;
+	mode = file_inode(file)->i_mode;
+	if (!(file->f_mode & FMODE_READ))
+		goto err_file;
+	if ((!S_ISBLK(mode) && !S_ISREG(mode)) || (file->f_flags & O_APPEND))
+		goto err_file;
+	if (!file->f_op->read_iter)
+		goto err_file;
+	*backing = file;
+	return 0;
+
+err_file:
+	fput(file);
+	return -EBADF;
+}
+
+static loff_t backing_size(const struct exmap_region *region)
+{
+	return i_size_read(region->backing->f_mapping->host);
+}
+
+u64 exmap_backing_pages(const struct exmap_region *region)
+{
+	return region->backing ? DIV_ROUND_UP(backing_size(region), PAGE_SIZE) : 0;
+}
+
+void exmap_backing_free_io(struct exmap_io *io)
+{
+	kvfree(io);
+}
+
+static struct exmap_io *get_io(struct exmap_region *region, struct exmap_interface *itf)
+{
+	lockdep_assert_held(&itf->op);
+	if (!itf->io)
+		itf->io = kvzalloc(sizeof(*itf->io), GFP_KERNEL_ACCOUNT);
+	if (itf->io)
+		exmap_op_init(&itf->io->op, region, itf);
+	return itf->io;
+}
+
+static void run_ended(struct io_run *run, long ret)
+{
+	run->ret = ret;
+	if (atomic_dec_and_test(&run->io->pending))
+		complete(&run->io->done);
+}
+
+static void run_complete(struct kiocb *kiocb, long ret)
+{
+	run_ended(container_of(kiocb, struct io_run, kiocb), ret);
+}
+
+static void submit_run(struct file *file, struct io_run *run, bool write)
+{
+	struct exmap_io *io = run->io;
+	struct iov_iter iter;
+	ssize_t ret;
+
+	init_sync_kiocb(&run->kiocb, file);
+	run->kiocb.ki_pos = (loff_t)io->slots[run->first].page << PAGE_SHIFT;
+	run->kiocb.ki_complete = run_complete;
+	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, &io->bvecs[run->first], run->nr,
+		      (size_t)run->nr << PAGE_SHIFT);
+	atomic_inc(&io->pending);
+	if (write)
+		ret = file->f_op->write_iter(&run->kiocb, &iter);
+	else
+		ret = vfs_iocb_iter_read(file, &run->kiocb, &iter);
+	if (ret != -EIOCBQUEUED)
+		run_ended(run, ret);
+}
+
+/* Make runs of consecutive pages out of the batch. */
+static void make_runs(struct exmap_io *io)
+{
+	struct io_run *run = NULL;
+	unsigned int i;
+
+	io->nr_runs = 0;
+	for (i = 0; i < io->nr; i++) {
+		if (run && io->slots[i].page == io->slots[i - 1].page + 1) {
+			run->nr++;
+			continue;
+		}
+		run = &io->runs[io->nr_runs++];
+		run->io = io;
+		run->first = i;
+		run->nr = 1;
+	}
+}
+
+/* Do the I/O of a batch and wait for it. */
+static void transfer(struct exmap_region *region, struct exmap_io *io, bool write)
+{
+	struct file *file = region->backing;
+	struct blk_plug plug;
+	unsigned int i;
+
+	make_runs(io);
+	init_completion(&io->done);
+	atomic_set(&io->pending, 1);
+	if (write)
+		file_start_write(file);
+	blk_start_plug(&plug);
+	for (i = 0; i < io->nr_runs; i++)
+		submit_run(file, &io->runs[i], write);
+	blk_finish_plug(&plug);
+	if (!atomic_dec_and_test(&io->pending))
+		wait_for_completion_io(&io->done);
+	if (write)
+		file_end_write(file);
+}
+
+/* What became of page @i of a run: 0, or an error.  Zeroes the tail of a cut page. */
+static int read_result(struct exmap_region *region, const struct io_run *run, unsigned int i)
+{
+	loff_t pos = (loff_t)run->io->slots[run->first + i].page << PAGE_SHIFT;
+	long got = run->ret - ((long)i << PAGE_SHIFT);
+
+	if (run->ret < 0)
+		return run->ret;
+	if (got >= (long)PAGE_SIZE)
+		return 0;
+	if (pos >= backing_size(region))
+		return -ENXIO;
+	if (got <= 0 || pos + got < backing_size(region))
+		return -EIO;
+	memzero_page(run->io->bvecs[run->first + i].bv_page, got, PAGE_SIZE - got);
+	return 0;
+}
+
+static int write_result(const struct io_run *run, unsigned int i)
+{
+	if (run->ret < 0)
+		return run->ret;
+	return run->ret >= ((long)(i + 1) << PAGE_SHIFT) ? 0 : -EIO;
+}
+
+static void add_slot(struct exmap_io *io, u64 page, u32 frame)
+{
+	struct page *p = io->op.region->pool.frames[frame].page;
+
+	io->slots[io->nr].page = page;
+	io->slots[io->nr].frame = frame;
+	io->bvecs[io->nr].bv_page = p;
+	io->bvecs[io->nr].bv_len = PAGE_SIZE;
+	io->bvecs[io->nr].bv_offset = 0;
+	io->nr++;
+}
+
+/* Claim a page for reading: a step.  1 if it is ours now, 0 if it is mapped. */
+static int claim(struct exmap_op *op, u64 page)
+{
+	struct exmap_io *io = container_of(op, struct exmap_io, op);
+	struct exmap_frame *frames = op->region->pool.frames;
+	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 frame;
+	int ret;
+
+	if (EXMAP_RES_MAPPED(*word))
+		return 0;
+	if (*word & EXMAP_RES_BUSY)
+		return -EAGAIN;
+	if (*word & EXMAP_RES_LAZY) {
+		frame = EXMAP_RES_FRAME(*word);
+		/* I/O that the owner started before the FREE is still using it */
+		if (page_count(frames[frame].page) != 1)
+			return -EAGAIN;
+		op->itf->counts.quarantine--;
+	} else {
+		ret = exmap_op_take_frame(op, &frame);
+		if (ret)
+			return ret;
+		WRITE_ONCE(frames[frame].page_nr, (u32)page);
+	}
+	WRITE_ONCE(*word, EXMAP_RES_BUSY | (frame + 1));
+	op->itf->counts.busy++;
+	add_slot(io, page, frame);
+	return 1;
+}
+
+/* The page has been read: map it.  A step. */
+static int map_read(struct exmap_op *op, u64 page)
+{
+	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 frame = EXMAP_RES_FRAME(*word);
+
+	if (exmap_pte_map(&op->walk, page, op->region->pool.frames[frame].page))
+		op->stale = true;
+	WRITE_ONCE(*word, frame + 1);
+	op->itf->counts.busy--;
+	op->itf->counts.mapped++;
+	op->itf->counts.allocs++;
+	op->itf->counts.reads++;
+	return 1;
+}
+
+/* It could not be read: into quarantine, since it may have come from there.  A step. */
+static int unclaim(struct exmap_op *op, u64 page)
+{
+	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 frame = EXMAP_RES_FRAME(*word);
+
+	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
+	exmap_quarantine_add(op->region, op->itf, frame);
+	op->itf->counts.busy--;
+	return 0;
+}
+
+/*
+ * The chunk lost its page table, or the region died, while the page was read:
+ * both have flushed, so that the frame is free as soon as nobody refers to it.
+ */
+static void abandon(struct exmap_op *op, const struct io_slot *slot)
+{
+	struct exmap_region *region = op->region;
+	struct exmap_pool *pool = &region->pool;
+	struct exmap_chunk *chunk = region->chunks[slot->page / EXMAP_CHUNK_PAGES];
+
+	exmap_op_leave(op);
+	mutex_lock(&op->itf->lock);
+	if (!region->dead)
+		WRITE_ONCE(chunk->words[slot->page % EXMAP_CHUNK_PAGES], 0);
+	op->itf->counts.busy--;
+	if (page_count(pool->frames[slot->frame].page) == 1)
+		exmap_pool_push(pool, slot->frame);
+	else
+		exmap_pool_pin(pool, slot->frame);
+	mutex_unlock(&op->itf->lock);
+}
+
+static void end_read(struct exmap_io *io, const struct io_slot *slot, int res)
+{
+	int ret = exmap_op_enter(&io->op);
+
+	if (!ret) {
+		exmap_op_make_room(&io->op);
+		ret = exmap_op_step(&io->op, slot->page, res ? unclaim : map_read);
+	}
+	if (ret < 0) {
+		abandon(&io->op, slot);
+		res = res ?: ret;
+	}
+	io->changed[slot->iov] += ret == 1;
+	if (res && !io->res[slot->iov])
+		io->res[slot->iov] = res;
+}
+
+/* Read what has been claimed, and map it. */
+static void read_batch(struct exmap_region *region, struct exmap_io *io)
+{
+	unsigned int r, i;
+
+	exmap_op_leave(&io->op);
+	if (!io->nr)
+		return;
+	transfer(region, io, false);
+	for (r = 0; r < io->nr_runs; r++) {
+		struct io_run *run = &io->runs[r];
+
+		for (i = 0; i < run->nr; i++)
+			end_read(io, &io->slots[run->first + i], read_result(region, run, i));
+	}
+	io->nr = 0;
+	exmap_op_leave(&io->op);
+	wake_up_all(&region->wait);
+}
+
+/* Take a reference on a mapped page, to write it: a step. */
+static int hold(struct exmap_op *op, u64 page)
+{
+	struct exmap_io *io = container_of(op, struct exmap_io, op);
+	u32 word = *exmap_walk_word(&op->walk, page);
+
+	if (!EXMAP_RES_MAPPED(word))
+		return -ENOENT;
+	get_page(op->region->pool.frames[EXMAP_RES_FRAME(word)].page);
+	add_slot(io, page, EXMAP_RES_FRAME(word));
+	return 1;
+}
+
+static void write_batch(struct exmap_region *region, struct exmap_io *io)
+{
+	unsigned int r, i;
+
+	exmap_op_leave(&io->op);
+	if (!io->nr)
+		return;
+	transfer(region, io, true);
+	for (r = 0; r < io->nr_runs; r++) {
+		struct io_run *run = &io->runs[r];
+
+		for (i = 0; i < run->nr; i++) {
+			struct io_slot *slot = &io->slots[run->first + i];
+			int res = write_result(run, i);
+
+			put_page(io->bvecs[run->first + i].bv_page);
+			io->op.itf->counts.writes += !res;
+			io->changed[slot->iov] += !res;
+			if (res && !io->res[slot->iov])
+				io->res[slot->iov] = res;
+		}
+	}
+	io->nr = 0;
+}
+
+typedef void (*batch_fn)(struct exmap_region *region, struct exmap_io *io);
+
+/* Collect the pages of iov @i, running a batch whenever it is full. */
+static int collect(struct exmap_region *region, struct exmap_io *io, unsigned int i,
+		   struct exmap_iov vec, exmap_step_fn step, batch_fn batch)
+{
+	unsigned int n;
+
+	if ((u64)vec.page + vec.len > region->nr_pages)
+		return -EFAULT;
+	for (n = 0; n < vec.len; n++) {
+		int ret;
+
+		if (io->nr == EXMAP_IO_PAGES)
+			batch(region, io);
+		io->slots[io->nr].iov = i;
+		ret = exmap_op_step(&io->op, vec.page + n, step);
+		/* frames in our own hands may be what the pool lacks */
+		if (ret == -ENOMEM && io->nr) {
+			batch(region, io);
+			ret = exmap_op_step(&io->op, vec.page + n, step);
+		}
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static long run_vector(struct exmap_region *region, struct exmap_interface *itf,
+		       struct exmap_iov *iov, unsigned int len, exmap_step_fn step, batch_fn batch)
+{
+	struct exmap_io *io = get_io(region, itf);
+	unsigned int i;
+	long failed = 0;
+
+	if (!io)
+		return -ENOMEM;
+	io->nr = 0;
+	memset(io->res, 0, len * sizeof(*io->res));
+	memset(io->changed, 0, len * sizeof(*io->changed));
+	for (i = 0; i < len; i++) {
+		struct exmap_iov vec = { .value = READ_ONCE(iov[i].value) };
+		int res = collect(region, io, i, vec, step, batch);
+
+		if (res && !io->res[i])
+			io->res[i] = res;
+	}
+	batch(region, io);
+	exmap_op_finish(&io->op, true);
+
+	for (i = 0; i < len; i++) {
+		struct exmap_iov result = { .res = io->res[i], .pages = io->changed[i] };
+
+		WRITE_ONCE(iov[i].value, result.value);
+		failed += io->res[i] < 0;
+	}
+	return failed;
+}
+
+long exmap_backing_read(struct exmap_region *region, struct exmap_interface *itf,
+			struct exmap_iov *iov, unsigned int len)
+{
+	if (!region->backing)
+		return -ENODEV;
+	return run_vector(region, itf, iov, len, claim, read_batch);
+}
+
+long exmap_backing_write(struct exmap_region *region, struct exmap_interface *itf,
+			 struct exmap_iov *iov, unsigned int len)
+{
+	if (!region->backing)
+		return -ENODEV;
+	if (!(region->backing->f_mode & FMODE_WRITE) || !region->backing->f_op->write_iter)
+		return -EBADF;
+	return run_vector(region, itf, iov, len, hold, write_batch);
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Force-included before everything else.  The module is written for the newest
+ * supported kernel; what older ones lack is defined here.
+ */
+#ifndef _EXMAP_COMPAT_H
+#define _EXMAP_COMPAT_H
+
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/uio.h>
+#include <linux/version.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
+{
+	vma->vm_flags |= flags;
+}
+
+static inline void vm_flags_clear(struct vm_area_struct *vma, unsigned long flags)
+{
+	vma->vm_flags &= ~flags;
+}
+
+static inline void vm_flags_mod(struct vm_area_struct *vma, unsigned long set,
+				unsigned long clear)
+{
+	vma->vm_flags = (vma->vm_flags | set) & ~clear;
+}
+#endif
+
+/* 2f8b54447a14: pte_mkwrite takes the vma; the plain one became _novma */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+static inline pte_t pte_mkwrite_novma(pte_t pte)
+{
+	return pte_mkwrite(pte);
+}
+#endif
+
+/* de5f84338970: iter_iov_addr and iter_iov_len */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+static inline void exmap_iter_segment(const struct iov_iter *iter, void __user **addr, size_t *len)
+{
+	if (iter_is_ubuf(iter)) {
+		*addr = iter->ubuf + iter->iov_offset;
+		*len = iov_iter_count(iter);
+	} else {
+		struct iovec segment = iov_iter_iovec(iter);
+
+		*addr = segment.iov_base;
+		*len = segment.iov_len;
+	}
+}
+#else
+static inline void exmap_iter_segment(const struct iov_iter *iter, void __user **addr, size_t *len)
+{
+	*addr = iter_iov_addr(iter);
+	*len = min(iter_iov_len(iter), iov_iter_count(iter));
+}
+#endif
+
+/* 529ce23a764f: mm_get_unmapped_area */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
+static inline unsigned long mm_get_unmapped_area(struct mm_struct *mm, struct file *file,
+						 unsigned long addr, unsigned long len,
+						 unsigned long pgoff, unsigned long flags)
+{
+	return mm->get_unmapped_area(file, addr, len, pgoff, flags);
+}
+#endif
+
+/* ddc1a5cbc05d: get_policy has the interleave index */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+#define EXMAP_GET_POLICY_ARGS	struct vm_area_struct *vma, unsigned long addr
+#else
+#define EXMAP_GET_POLICY_ARGS	struct vm_area_struct *vma, unsigned long addr, pgoff_t *ilx
+#endif
+
+#include <linux/io_uring.h>
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#include <linux/io_uring/cmd.h>
+#endif
+
+/* fd9b8547bc5c: the command is read through the sqe */
+static inline const void *exmap_uring_payload(const struct io_uring_cmd *cmd)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+	return cmd->cmd;
+#else
+	return io_uring_sqe_cmd(cmd->sqe);
+#endif
+}
+
+static inline int exmap_uring_import(u64 addr, size_t len, int rw, struct iov_iter *iter,
+				     struct io_uring_cmd *cmd, unsigned int issue_flags)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 0)
+	return io_uring_cmd_import_fixed(addr, len, rw, iter, cmd);
+#else
+	return io_uring_cmd_import_fixed(addr, len, rw, iter, cmd, issue_flags);
+#endif
+}
+
+/* 6.1 takes a positive result of ->uring_cmd for a failure of the request */
+static inline int exmap_uring_result(struct io_uring_cmd *cmd, int ret, unsigned int issue_flags)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+	if (ret > 0) {
+		io_uring_cmd_done(cmd, ret, 0, issue_flags);
+		return -EIOCBQUEUED;
+	}
+#endif
+	return ret;
+}
+
+/*
+ * From 6.15 on, AMD processors with INVLPGB may give a process a global ASID,
+ * whose translations stay behind on CPUs that are no longer in mm_cpumask.
+ */
+static inline bool exmap_tlb_needs_every_cpu(void)
+{
+#ifdef X86_FEATURE_INVLPGB
+	return cpu_feature_enabled(X86_FEATURE_INVLPGB);
+#else
+	return false;
+#endif
+}
+
+#endif /* _EXMAP_COMPAT_H */

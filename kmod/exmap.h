@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * exmap - internal types, one struct per noun.
+ *
+ * LOCK ORDER, outermost first
+ *
+ *	region->setup		SETUP, RESIZE, CLONE; never taken below mmap_lock
+ *	interface->op		one call at a time, its I/O included
+ *	mm->mmap_lock		(populating a chunk, page faults, mmu notifiers)
+ *	region->world		whoever needs the region still
+ *	interface->lock		all of them, under world; or one, for a step of a call
+ *	chunk->ptl		the page-table lock of the chunk's table
+ *	pool->lock		leaf
+ *	region->gate		leaf
+ *
+ * Nothing allocates memory, touches user memory or waits for I/O under
+ * interface->lock or below: mmu notifiers take it, and reclaim calls them.
+ */
+#ifndef _EXMAP_H
+#define _EXMAP_H
+
+#include <linux/cache.h>
+#include <linux/fs.h>
+#include <linux/io_uring.h>
+#include <linux/list.h>
+#include <linux/lockdep.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/mutex.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+
+#include "uapi/exmap.h"
+
+#define EXMAP_CACHE_FRAMES	1024	/* frames that an interface keeps at most */
+#define EXMAP_REFILL_FRAMES	512	/* and moves from or to the pool at once */
+#define EXMAP_RING_ENTRIES	16384	/* quarantine of an interface, a power of two */
+#define EXMAP_RANGED_PAGES	32	/* pages flushed one by one rather than all */
+#define EXMAP_RESIDENCY_WORDS	(PAGE_SIZE / sizeof(u32))
+#define EXMAP_NO_FRAME		U32_MAX
+
+/**
+ * struct exmap_frame - a page frame of a pool
+ * @page: the pool's reference; NULL for a hole that RESIZE left
+ * @seq: tlb.started when its page was last freed
+ * @page_nr: the page that it is bound to while mapped, busy or lazy; the next
+ *	frame while on the pinned list
+ * @gen: number of times that it was freed
+ *
+ * A frame is in one place: the pool's stack or an interface's cache (free), a
+ * residency word (mapped, busy, lazy), or the pinned list.  What is in a
+ * residency word is protected by that chunk's ptl.  It fills a cache line so
+ * that interfaces that work on different frames do not share one.
+ */
+struct exmap_frame {
+	struct page *page;
+	u64 seq;
+	u32 page_nr;
+	u32 gen;
+} ____cacheline_aligned;
+
+/**
+ * struct exmap_pool - the frames of a region
+ * @frames: table of all frames, @capacity long
+ * @free: stack of indices of free frames, @capacity long, @nr_free in use
+ * @total: frames in @frames that are not holes
+ * @pinned: list of retired frames that still have a foreign reference
+ * @lock: protects @free, @nr_free, @pinned and @nr_pinned
+ *
+ * Owned by the region.  @frames, @free, @capacity and @total change only while
+ * all interfaces are held.
+ */
+struct exmap_pool {
+	struct exmap_frame *frames;
+	u32 *free;
+	u32 capacity;
+	u32 total;
+	spinlock_t lock; /* see above */
+	u32 nr_free;
+	u32 nr_pinned;
+	u32 pinned;
+};
+
+/**
+ * struct exmap_tlb - flush epochs
+ * @started: full flushes that have begun
+ * @done: the newest full flush that has ended
+ *
+ * A translation removed before @started was read as s is gone from all TLBs
+ * once @done > s.
+ */
+struct exmap_tlb {
+	atomic64_t started;
+	atomic64_t done;
+};
+
+/**
+ * struct exmap_chunk - 512 pages under one page table
+ * @ptes: the table, or NULL when it has to be looked up (again)
+ * @ptl: its lock, valid while @ptes is
+ * @words: the chunk's part of the residency map
+ * @exported: reference on the table's page, taken when it was exported
+ *
+ * Made at the first touch, dies with the region.  @ptes is cleared, with all
+ * interfaces held, whenever the core mm may take the table away; then no word
+ * of the chunk is mapped or lazy.
+ */
+struct exmap_chunk {
+	pte_t *ptes;
+	spinlock_t *ptl;
+	u32 *words;
+	struct page *exported;
+} ____cacheline_aligned;
+
+/* Signed where other interfaces take away what this one has added. */
+struct exmap_counts {
+	s64 mapped;
+	s64 quarantine;
+	s64 busy;
+	u64 allocs;
+	u64 frees;
+	u64 reads;
+	u64 writes;
+	u64 faults;
+	u64 rescues;
+	u64 flushes;
+	u64 flushes_ranged;
+	u64 flush_ipis;
+};
+
+struct exmap_io;
+
+/**
+ * struct exmap_interface - a channel for one thread
+ * @op: held for a call
+ * @lock: protects the rest but @user and @io; held for a step of a call
+ * @user: the page of iovs, shared with user space
+ * @io: vector for READ and WRITE, made by the first of them; protected by @op
+ * @ring: quarantine, oldest first: frames that may be retired.  An entry is a
+ *	hint; the frame's residency word and seq decide.  Every lazy frame has at
+ *	least one entry in some ring.
+ * @cache: local free frames
+ */
+struct exmap_interface {
+	struct mutex op;	/* see above */
+	struct mutex lock;	/* see above */
+	struct exmap_user_interface *user;
+	struct exmap_io *io;
+	u32 *ring;
+	u32 ring_head;
+	u32 ring_tail;
+	u32 nr_cache;
+	struct exmap_counts counts;
+	u32 cache[EXMAP_CACHE_FRAMES];
+} ____cacheline_aligned;
+
+/**
+ * struct exmap_region - what an open file of /dev/exmap stands for
+ * @ref: one for each handle
+ * @id: for tracepoints and lists
+ * @node: in exmap_regions
+ * @mm: the address space it belongs to (mmgrab)
+ * @notifier: registered with @mm from open to the last put
+ * @setup: see the lock order
+ * @world: see the lock order
+ * @gate: protects @invalidations and @inval_seq
+ * @invalidations: ranges between invalidate_range_start and _end; no page is
+ *	mapped meanwhile.  Rises only with all interfaces held.
+ * @inval_seq: counts them
+ * @wait: for the end of invalidations and of reads into a page
+ * @start: address of the mapping, 0 before mmap
+ * @nr_pages: its length
+ * @prot: what its entries permit
+ * @dead: for good; set with all interfaces held
+ * @flags: of SETUP
+ * @flush_threshold: of TUNE
+ * @charged: pages charged to RLIMIT_MEMLOCK; protected by @setup
+ * @chunks: sparse table of chunks
+ * @residency: sparse table of the residency map's pages
+ * @interfaces: NULL before SETUP
+ * @ctl: an interface of our own: calls and notifiers that have none
+ * @backing: file, or NULL
+ */
+struct exmap_region {
+	struct kref ref;
+	u32 id;
+	struct list_head node;
+	struct mm_struct *mm;
+	struct mmu_notifier notifier;
+	struct mutex setup;	/* see above */
+	struct mutex world;	/* see above */
+	spinlock_t gate;	/* see above */
+	unsigned int invalidations;
+	u64 inval_seq;
+	wait_queue_head_t wait;
+
+	unsigned long start;
+	u64 nr_pages;
+	pgprot_t prot;
+	bool dead;
+	u64 flags;
+	u32 flush_threshold;
+	u32 nr_interfaces;
+	unsigned long charged;
+	struct exmap_chunk **chunks;
+	struct page **residency;
+	struct exmap_interface **interfaces;
+	struct exmap_interface *ctl;
+	struct file *backing;
+	struct exmap_pool pool;
+	struct exmap_tlb tlb ____cacheline_aligned;
+};
+
+/**
+ * struct exmap_handle - what a file holds
+ * @own: the region made by open
+ * @region: @own, or that of the file it was cloned from
+ *
+ * Both are references; @region changes once at most, and @own stays, so that a
+ * reader needs no lock.
+ */
+struct exmap_handle {
+	struct exmap_region *own;
+	struct exmap_region *region;
+};
+
+/**
+ * struct exmap_walk - a position in the region, with its chunk's lock held
+ * @region: where
+ * @chunk: locked, or NULL
+ * @nr: its number
+ */
+struct exmap_walk {
+	struct exmap_region *region;
+	struct exmap_chunk *chunk;
+	u64 nr;
+};
+
+/**
+ * struct exmap_op - a call in progress
+ * @region: of the call
+ * @itf: entered if @entered
+ * @walk: position
+ * @entered: @itf->lock is held
+ * @in_fault: mmap_lock is held, or what stands for it
+ * @stale: a zero page was replaced: flush before the call returns
+ * @nr_freed: pages freed; beyond EXMAP_RANGED_PAGES flush everything
+ * @freed_pages: the first of them
+ * @freed: their frames and generations
+ */
+struct exmap_op {
+	struct exmap_region *region;
+	struct exmap_interface *itf;
+	struct exmap_walk walk;
+	bool entered;
+	bool in_fault;
+	bool stale;
+	unsigned int nr_freed;
+	u32 freed_pages[EXMAP_RANGED_PAGES];
+	struct {
+		u32 frame;
+		u32 gen;
+	} freed[EXMAP_RANGED_PAGES];
+};
+
+/* What a call does to one page: 1 changed, 0 not, -ENOMEM no frame at hand, or an error. */
+typedef int (*exmap_step_fn)(struct exmap_op *op, u64 page);
+
+enum exmap_flush_reason {
+	EXMAP_FLUSH_FREE,
+	EXMAP_FLUSH_THRESHOLD,
+	EXMAP_FLUSH_RECLAIM,
+	EXMAP_FLUSH_BARRIER,
+	EXMAP_FLUSH_ZERO_PAGE,
+	EXMAP_FLUSH_SCAN,
+	EXMAP_FLUSH_NOTIFIER,
+};
+
+/* main.c */
+extern struct list_head exmap_regions;
+extern struct mutex exmap_regions_lock;
+extern unsigned int exmap_default_threshold;
+extern const struct file_operations exmap_fops;
+
+static inline struct exmap_region *exmap_file_region(struct file *file)
+{
+	struct exmap_handle *handle = file->private_data;
+
+	/* pairs with smp_store_release in clone_region */
+	return smp_load_acquire(&handle->region);
+}
+
+/* region.c */
+struct exmap_region *exmap_region_create(void);
+void exmap_region_put(struct exmap_region *region);
+int exmap_region_setup(struct exmap_region *region, const struct exmap_ioctl_setup *setup);
+int exmap_region_resize(struct exmap_region *region, u64 nr_pages);
+int exmap_region_mmap(struct exmap_region *region, struct vm_area_struct *vma);
+int exmap_region_barrier(struct exmap_region *region);
+void exmap_region_freeze(struct exmap_region *region);
+void exmap_region_thaw(struct exmap_region *region);
+bool exmap_region_gate_closed(struct exmap_region *region);
+int exmap_region_reclaim(struct exmap_region *region);
+void exmap_region_counters(struct exmap_region *region, struct exmap_counters *counters);
+
+static inline u64 exmap_region_chunks(const struct exmap_region *region)
+{
+	return DIV_ROUND_UP(region->nr_pages, EXMAP_CHUNK_PAGES);
+}
+
+static inline unsigned long exmap_region_address(const struct exmap_region *region, u64 page)
+{
+	return region->start + (page << PAGE_SHIFT);
+}
+
+/* op.c */
+void exmap_op_init(struct exmap_op *op, struct exmap_region *region, struct exmap_interface *itf);
+int exmap_op_enter(struct exmap_op *op);
+void exmap_op_leave(struct exmap_op *op);
+int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn);
+int exmap_op_alloc(struct exmap_op *op, u64 page);
+int exmap_op_free(struct exmap_op *op, u64 page);
+int exmap_op_take_frame(struct exmap_op *op, u32 *frame);
+void exmap_op_make_room(struct exmap_op *op);
+void exmap_op_finish(struct exmap_op *op, bool lazy);
+
+/* interface.c */
+struct exmap_interface *exmap_interface_create(void);
+void exmap_interface_destroy(struct exmap_interface *itf);
+int exmap_interface_enter(struct exmap_region *region, struct exmap_interface *itf);
+void exmap_interface_leave(struct exmap_interface *itf);
+long exmap_interface_action(struct exmap_region *region, unsigned int nr, unsigned int opcode,
+			    struct exmap_iov *iov, unsigned int len, u64 flags);
+int exmap_interface_mmap(struct exmap_region *region, struct vm_area_struct *vma);
+vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool write);
+ssize_t exmap_interface_read_iter(struct kiocb *kiocb, struct iov_iter *iter);
+int exmap_interface_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+
+/* quarantine.c */
+u32 exmap_quarantine_length(const struct exmap_interface *itf);
+u32 exmap_quarantine_limit(const struct exmap_region *region);
+void exmap_quarantine_add(struct exmap_region *region, struct exmap_interface *itf, u32 frame);
+void exmap_quarantine_drain(struct exmap_region *region, struct exmap_interface *itf);
+void exmap_quarantine_retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame,
+			     u32 gen);
+void exmap_quarantine_sweep(struct exmap_region *region, u64 first, u64 last);
+
+/* pool.c */
+int exmap_pool_create(struct exmap_pool *pool, u32 nr);
+void exmap_pool_destroy(struct exmap_pool *pool);
+int exmap_pool_grow(struct exmap_region *region, u32 nr);
+int exmap_pool_shrink(struct exmap_region *region, u32 nr);
+bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf);
+void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 nr);
+void exmap_pool_release(struct exmap_pool *pool, struct exmap_interface *itf, u32 frame);
+void exmap_pool_push(struct exmap_pool *pool, u32 frame);
+void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
+void exmap_pool_unpin(struct exmap_pool *pool);
+
+/* ptable.c */
+int exmap_chunk_populate(struct exmap_region *region, u64 nr);
+int exmap_chunk_populate_unlocked(struct exmap_region *region, u64 nr);
+struct exmap_chunk *exmap_walk_to(struct exmap_walk *walk, u64 page);
+void exmap_walk_end(struct exmap_walk *walk);
+bool exmap_pte_map(struct exmap_walk *walk, u64 page, struct page *frame);
+bool exmap_pte_map_zero(struct exmap_walk *walk, u64 page);
+bool exmap_pte_unmap(struct exmap_walk *walk, u64 page);
+bool exmap_pte_accessed(struct exmap_walk *walk, u64 page);
+bool exmap_pte_dirty(struct exmap_walk *walk, u64 page);
+void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page);
+void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page);
+struct page *exmap_chunk_table(struct exmap_region *region, u64 nr);
+
+static inline u32 *exmap_walk_word(struct exmap_walk *walk, u64 page)
+{
+	lockdep_assert_held(walk->chunk->ptl);
+	return &walk->chunk->words[page % EXMAP_CHUNK_PAGES];
+}
+
+/* tlb.c */
+void exmap_tlb_init(struct exmap_tlb *tlb);
+void exmap_tlb_flush(struct exmap_region *region, struct exmap_counts *counts,
+		     enum exmap_flush_reason reason);
+void exmap_tlb_flush_pages(struct exmap_region *region, struct exmap_counts *counts,
+			   const u32 *pages, unsigned int nr);
+
+static inline u64 exmap_tlb_started(const struct exmap_tlb *tlb)
+{
+	return atomic64_read(&tlb->started);
+}
+
+static inline u64 exmap_tlb_done(const struct exmap_tlb *tlb)
+{
+	return atomic64_read_acquire(&tlb->done);
+}
+
+/* residency.c */
+struct page *exmap_residency_page(struct exmap_region *region, u64 index);
+int exmap_residency_mmap(struct exmap_region *region, struct vm_area_struct *vma);
+int exmap_residency_export_mmap(struct exmap_region *region, struct vm_area_struct *vma);
+int exmap_residency_scan(struct exmap_region *region, const struct exmap_scan *scan);
+
+/* backing.c */
+int exmap_backing_open(int fd, struct file **backing);
+u64 exmap_backing_pages(const struct exmap_region *region);
+long exmap_backing_read(struct exmap_region *region, struct exmap_interface *itf,
+			struct exmap_iov *iov, unsigned int len);
+long exmap_backing_write(struct exmap_region *region, struct exmap_interface *itf,
+			 struct exmap_iov *iov, unsigned int len);
+void exmap_backing_free_io(struct exmap_io *io);
+
+#endif /* _EXMAP_H */

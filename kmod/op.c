@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap - a call in progress: its steps over pages, and what it does when it
+ * has no page table, no frame, or no room at hand.
+ */
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+
+#include "exmap.h"
+
+void exmap_op_init(struct exmap_op *op, struct exmap_region *region, struct exmap_interface *itf)
+{
+	op->region = region;
+	op->itf = itf;
+	op->walk = (struct exmap_walk){ .region = region };
+	op->entered = false;
+	op->in_fault = false;
+	op->stale = false;
+	op->nr_freed = 0;
+}
+
+int exmap_op_enter(struct exmap_op *op)
+{
+	int ret = 0;
+
+	if (!op->entered)
+		ret = exmap_interface_enter(op->region, op->itf);
+	op->entered = !ret;
+	return ret;
+}
+
+void exmap_op_leave(struct exmap_op *op)
+{
+	exmap_walk_end(&op->walk);
+	if (op->entered)
+		exmap_interface_leave(op->itf);
+	op->entered = false;
+}
+
+static int populate(struct exmap_op *op, u64 page)
+{
+	u64 nr = page / EXMAP_CHUNK_PAGES;
+	int ret;
+
+	exmap_op_leave(op);
+	if (op->in_fault)
+		ret = exmap_chunk_populate(op->region, nr);
+	else
+		ret = exmap_chunk_populate_unlocked(op->region, nr);
+	return ret ?: exmap_op_enter(op);
+}
+
+/* Flush, and retire what this interface has in quarantine. */
+static void flush_own(struct exmap_op *op, enum exmap_flush_reason reason)
+{
+	exmap_walk_end(&op->walk);
+	exmap_tlb_flush(op->region, &op->itf->counts, reason);
+	exmap_quarantine_drain(op->region, op->itf);
+}
+
+/* Get a frame into the cache: from our own quarantine, else from all the others. */
+static int refill(struct exmap_op *op)
+{
+	int ret;
+
+	exmap_walk_end(&op->walk);
+	exmap_quarantine_drain(op->region, op->itf);
+	if (op->itf->nr_cache)
+		return 0;
+	if (exmap_quarantine_length(op->itf)) {
+		flush_own(op, EXMAP_FLUSH_RECLAIM);
+		op->nr_freed = EXMAP_RANGED_PAGES + 1;
+		if (op->itf->nr_cache)
+			return 0;
+	}
+	exmap_op_leave(op);
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	ret = exmap_region_reclaim(op->region);
+	return ret ?: exmap_op_enter(op);
+}
+
+/**
+ * exmap_op_step - do something to a page, with its chunk's lock held
+ * @op: entered or not
+ * @page: inside the region
+ * @fn: what; -ENOMEM makes it try again with a frame in the cache
+ *
+ * Returns what @fn returned, or an error, after which @op may not be entered.
+ */
+int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn)
+{
+	int ret = exmap_op_enter(op);
+
+	while (!ret) {
+		if (exmap_walk_to(&op->walk, page)) {
+			ret = fn(op, page);
+			if (ret != -ENOMEM)
+				return ret;
+			ret = refill(op);
+		} else {
+			ret = populate(op, page);
+		}
+	}
+	return ret;
+}
+
+int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
+{
+	struct exmap_interface *itf = op->itf;
+
+	if (unlikely(!itf->nr_cache) && !exmap_pool_refill(&op->region->pool, itf))
+		return -ENOMEM;
+	*frame = itf->cache[--itf->nr_cache];
+	return 0;
+}
+
+/* Map a frame to a page; its word is not mapped yet. */
+static void map_frame(struct exmap_op *op, u64 page, u32 *word, u32 frame)
+{
+	struct exmap_frame *f = &op->region->pool.frames[frame];
+
+	WRITE_ONCE(f->page_nr, (u32)page);
+	if (exmap_pte_map(&op->walk, page, f->page))
+		op->stale = true;
+	WRITE_ONCE(*word, frame + 1);
+	op->itf->counts.mapped++;
+	op->itf->counts.allocs++;
+}
+
+/* ALLOC, one page. */
+int exmap_op_alloc(struct exmap_op *op, u64 page)
+{
+	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 frame;
+	int ret;
+
+	if (EXMAP_RES_MAPPED(*word))
+		return 0;
+	if (*word & EXMAP_RES_BUSY)
+		return -EAGAIN;
+	if (*word & EXMAP_RES_LAZY) {
+		frame = EXMAP_RES_FRAME(*word);
+		op->itf->counts.quarantine--;
+		op->itf->counts.rescues++;
+	} else {
+		ret = exmap_op_take_frame(op, &frame);
+		if (ret)
+			return ret;
+	}
+	map_frame(op, page, word, frame);
+	return 1;
+}
+
+/* FREE, one page; into quarantine.  The caller made room. */
+int exmap_op_free(struct exmap_op *op, u64 page)
+{
+	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 frame = EXMAP_RES_FRAME(*word);
+
+	if (!EXMAP_RES_MAPPED(*word))
+		return 0;
+	exmap_pte_unmap(&op->walk, page);
+	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
+	exmap_quarantine_add(op->region, op->itf, frame);
+	op->itf->counts.mapped--;
+	op->itf->counts.frees++;
+
+	if (op->nr_freed < EXMAP_RANGED_PAGES) {
+		op->freed_pages[op->nr_freed] = page;
+		op->freed[op->nr_freed].frame = frame;
+		op->freed[op->nr_freed].gen = op->region->pool.frames[frame].gen;
+	}
+	op->nr_freed++;
+	return 1;
+}
+
+/* Make sure that the ring takes another page. */
+void exmap_op_make_room(struct exmap_op *op)
+{
+	if (likely(exmap_quarantine_length(op->itf) < EXMAP_RING_ENTRIES))
+		return;
+	flush_own(op, EXMAP_FLUSH_THRESHOLD);
+	op->nr_freed = EXMAP_RANGED_PAGES + 1;
+}
+
+/* Flush the few pages that this call freed, and retire just them. */
+static void finish_ranged(struct exmap_op *op)
+{
+	struct exmap_interface *itf = op->itf;
+	unsigned int i;
+
+	exmap_tlb_flush_pages(op->region, &itf->counts, op->freed_pages, op->nr_freed);
+	/* they are the youngest in the ring: @freed has them as well */
+	WRITE_ONCE(itf->ring_tail, itf->ring_tail - op->nr_freed);
+	for (i = 0; i < op->nr_freed; i++)
+		exmap_quarantine_retire(op->region, itf, op->freed[i].frame, op->freed[i].gen);
+}
+
+/* Flush as far as the call promised it, and leave. */
+void exmap_op_finish(struct exmap_op *op, bool lazy)
+{
+	struct exmap_region *region = op->region;
+
+	exmap_walk_end(&op->walk);
+	if (!op->entered && exmap_op_enter(op))
+		return;
+
+	if (op->stale) {
+		flush_own(op, EXMAP_FLUSH_ZERO_PAGE);
+	} else if (op->nr_freed && !lazy) {
+		if (op->nr_freed > EXMAP_RANGED_PAGES)
+			flush_own(op, EXMAP_FLUSH_FREE);
+		else
+			finish_ranged(op);
+	} else if (op->nr_freed &&
+		   exmap_quarantine_length(op->itf) >= exmap_quarantine_limit(region)) {
+		exmap_quarantine_drain(region, op->itf);
+		if (exmap_quarantine_length(op->itf) >= exmap_quarantine_limit(region))
+			flush_own(op, EXMAP_FLUSH_THRESHOLD);
+	}
+	exmap_op_leave(op);
+}

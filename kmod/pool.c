@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap - the frame pool of a region.
+ *
+ * Frames are ordinary, zeroed, unmovable pages, charged to the memory cgroup.
+ * The pool holds one reference on each for its whole life.
+ */
+#include <linux/gfp.h>
+#include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "exmap.h"
+
+#define EXMAP_GFP_TABLE	(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN)
+#define EXMAP_GFP_FRAME	(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
+
+static void free_page_list(struct list_head *pages)
+{
+	struct page *page, *next;
+
+	list_for_each_entry_safe(page, next, pages, lru) {
+		list_del(&page->lru);
+		put_page(page);
+		cond_resched();
+	}
+}
+
+static int alloc_page_list(struct list_head *pages, u32 nr)
+{
+	while (nr--) {
+		struct page *page;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		page = alloc_page(EXMAP_GFP_FRAME);
+		if (!page)
+			return -ENOMEM;
+		list_add(&page->lru, pages);
+		cond_resched();
+	}
+	return 0;
+}
+
+static int alloc_tables(u32 capacity, struct exmap_frame **frames, u32 **free)
+{
+	*frames = __vmalloc(array_size(capacity, sizeof(**frames)), EXMAP_GFP_TABLE);
+	*free = __vmalloc(array_size(capacity, sizeof(**free)), EXMAP_GFP_TABLE);
+	if (*frames && *free)
+		return 0;
+	vfree(*frames);
+	vfree(*free);
+	return -ENOMEM;
+}
+
+/* Put the pages of a list into the holes of the table. */
+static void fill_holes(struct exmap_pool *pool, struct list_head *pages)
+{
+	u32 frame = pool->capacity;
+
+	while (frame-- && !list_empty(pages)) {
+		struct page *page;
+
+		if (pool->frames[frame].page)
+			continue;
+		page = list_first_entry(pages, struct page, lru);
+		list_del(&page->lru);
+		pool->frames[frame].page = page;
+		pool->free[pool->nr_free++] = frame;
+		pool->total++;
+	}
+}
+
+int exmap_pool_create(struct exmap_pool *pool, u32 nr)
+{
+	LIST_HEAD(pages);
+	int ret;
+
+	spin_lock_init(&pool->lock);
+	pool->pinned = EXMAP_NO_FRAME;
+	ret = alloc_tables(nr, &pool->frames, &pool->free);
+	if (ret)
+		return ret;
+	pool->capacity = nr;
+	ret = alloc_page_list(&pages, nr);
+	if (ret)
+		goto err_pages;
+	fill_holes(pool, &pages);
+	return 0;
+
+err_pages:
+	free_page_list(&pages);
+	exmap_pool_destroy(pool);
+	return ret;
+}
+
+/*
+ * Give all frames back to the kernel, wherever they are: nothing maps them any
+ * more, and a foreign reference keeps its page alive by itself.
+ */
+void exmap_pool_destroy(struct exmap_pool *pool)
+{
+	u32 frame;
+
+	for (frame = 0; frame < pool->capacity; frame++) {
+		if (pool->frames[frame].page)
+			put_page(pool->frames[frame].page);
+		cond_resched();
+	}
+	vfree(pool->frames);
+	vfree(pool->free);
+	pool->frames = NULL;
+	pool->free = NULL;
+	pool->capacity = 0;
+	pool->total = 0;
+	pool->nr_free = 0;
+	pool->nr_pinned = 0;
+	pool->pinned = EXMAP_NO_FRAME;
+}
+
+/* Replace the tables by larger ones; all interfaces are held. */
+static void swap_tables(struct exmap_pool *pool, u32 capacity, struct exmap_frame **frames,
+			u32 **free)
+{
+	memcpy(*frames, pool->frames, pool->capacity * sizeof(**frames));
+	memcpy(*free, pool->free, pool->nr_free * sizeof(**free));
+	swap(pool->frames, *frames);
+	swap(pool->free, *free);
+	pool->capacity = capacity;
+}
+
+int exmap_pool_grow(struct exmap_region *region, u32 nr)
+{
+	struct exmap_pool *pool = &region->pool;
+	u32 capacity = pool->total + nr;
+	struct exmap_frame *frames = NULL;
+	u32 *free = NULL;
+	LIST_HEAD(pages);
+	int ret;
+
+	lockdep_assert_held(&region->setup);
+	if (capacity > pool->capacity) {
+		ret = alloc_tables(capacity, &frames, &free);
+		if (ret)
+			return ret;
+	}
+	ret = alloc_page_list(&pages, nr);
+	if (!ret) {
+		exmap_region_freeze(region);
+		if (frames)
+			swap_tables(pool, capacity, &frames, &free);
+		fill_holes(pool, &pages);
+		exmap_region_thaw(region);
+	}
+	free_page_list(&pages);
+	vfree(frames);
+	vfree(free);
+	return ret;
+}
+
+/* -EBUSY if fewer than @nr frames are free; all interfaces are held. */
+static int take_frames(struct exmap_pool *pool, u32 nr, struct list_head *pages)
+{
+	if (pool->nr_free < nr)
+		return -EBUSY;
+	while (nr--) {
+		struct exmap_frame *frame = &pool->frames[pool->free[--pool->nr_free]];
+
+		list_add(&frame->page->lru, pages);
+		frame->page = NULL;
+		pool->total--;
+	}
+	return 0;
+}
+
+int exmap_pool_shrink(struct exmap_region *region, u32 nr)
+{
+	LIST_HEAD(pages);
+	int ret;
+
+	lockdep_assert_held(&region->setup);
+	exmap_region_reclaim(region);
+	exmap_region_freeze(region);
+	ret = take_frames(&region->pool, nr, &pages);
+	exmap_region_thaw(region);
+	free_page_list(&pages);
+	return ret;
+}
+
+/* Move the retired frames whose last foreign reference is gone to the stack. */
+static void unpin_locked(struct exmap_pool *pool)
+{
+	u32 frame = pool->pinned;
+
+	lockdep_assert_held(&pool->lock);
+	pool->pinned = EXMAP_NO_FRAME;
+	while (frame != EXMAP_NO_FRAME) {
+		struct exmap_frame *f = &pool->frames[frame];
+		u32 next = f->page_nr;
+
+		if (page_count(f->page) == 1) {
+			pool->free[pool->nr_free++] = frame;
+			pool->nr_pinned--;
+		} else {
+			f->page_nr = pool->pinned;
+			pool->pinned = frame;
+		}
+		frame = next;
+	}
+}
+
+void exmap_pool_unpin(struct exmap_pool *pool)
+{
+	if (!READ_ONCE(pool->nr_pinned))
+		return;
+	spin_lock(&pool->lock);
+	unpin_locked(pool);
+	spin_unlock(&pool->lock);
+}
+
+/* A frame that has been flushed, but that the kernel still uses for I/O. */
+void exmap_pool_pin(struct exmap_pool *pool, u32 frame)
+{
+	spin_lock(&pool->lock);
+	pool->frames[frame].page_nr = pool->pinned;
+	pool->pinned = frame;
+	pool->nr_pinned++;
+	spin_unlock(&pool->lock);
+}
+
+void exmap_pool_push(struct exmap_pool *pool, u32 frame)
+{
+	spin_lock(&pool->lock);
+	pool->free[pool->nr_free++] = frame;
+	spin_unlock(&pool->lock);
+}
+
+/* Fill an empty cache, with half of what there is at most.  False: pool dry. */
+bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf)
+{
+	u32 nr;
+
+	lockdep_assert_held(&itf->lock);
+	spin_lock(&pool->lock);
+	if (!pool->nr_free)
+		unpin_locked(pool);
+	nr = min_t(u32, EXMAP_REFILL_FRAMES, DIV_ROUND_UP(pool->nr_free, 2));
+	pool->nr_free -= nr;
+	memcpy(itf->cache, pool->free + pool->nr_free, nr * sizeof(*itf->cache));
+	spin_unlock(&pool->lock);
+	itf->nr_cache = nr;
+	return nr;
+}
+
+/* Give @nr frames of a cache back. */
+void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 nr)
+{
+	lockdep_assert_held(&itf->lock);
+	if (!nr)
+		return;
+	itf->nr_cache -= nr;
+	spin_lock(&pool->lock);
+	memcpy(pool->free + pool->nr_free, itf->cache + itf->nr_cache, nr * sizeof(*itf->cache));
+	pool->nr_free += nr;
+	spin_unlock(&pool->lock);
+}
+
+/* A free frame, into the interface's cache. */
+void exmap_pool_release(struct exmap_pool *pool, struct exmap_interface *itf, u32 frame)
+{
+	if (itf->nr_cache == EXMAP_CACHE_FRAMES)
+		exmap_pool_spill(pool, itf, EXMAP_REFILL_FRAMES);
+	itf->cache[itf->nr_cache++] = frame;
+}

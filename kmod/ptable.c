@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap - page tables: the only code that reads or writes page-table entries.
+ *
+ * Tables are made by the core (apply_to_page_range) and stay its property; we
+ * keep a pointer to each and write entries under its page-table lock, so that
+ * the slow path of get_user_pages takes its references against a stable entry.
+ * Nobody else writes our entries: mmu notifiers empty them before the core
+ * looks (region.c), and the flags of the mapping keep fork, migration and
+ * reclaim away.
+ */
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "exmap.h"
+
+static int note_table(pte_t *pte, unsigned long addr, void *data)
+{
+	pte_t **table = data;
+
+	*table = (pte_t *)((unsigned long)pte & PAGE_MASK);
+	return 0;
+}
+
+/* The caller keeps the table alive and has just populated it. */
+static spinlock_t *table_lock(struct mm_struct *mm, unsigned long addr)
+{
+	p4d_t *p4d = p4d_offset(pgd_offset(mm, addr), addr);
+	pmd_t *pmd = pmd_offset(pud_offset(p4d, addr), addr);
+
+	return pte_lockptr(mm, pmd);
+}
+
+static struct exmap_chunk *make_chunk(struct exmap_region *region, u64 nr)
+{
+	u64 first = nr * EXMAP_CHUNK_PAGES;
+	struct exmap_chunk *chunk, *old;
+	struct page *words;
+
+	words = exmap_residency_page(region, first / EXMAP_RESIDENCY_WORDS);
+	if (!words)
+		return NULL;
+	chunk = kzalloc(sizeof(*chunk), GFP_KERNEL_ACCOUNT);
+	if (!chunk)
+		return NULL;
+	chunk->words = (u32 *)page_address(words) + first % EXMAP_RESIDENCY_WORDS;
+
+	old = cmpxchg(&region->chunks[nr], NULL, chunk);
+	if (old) {
+		kfree(chunk);
+		return old;
+	}
+	return chunk;
+}
+
+static bool publish_table(struct exmap_region *region, struct exmap_chunk *chunk, pte_t *table,
+			  spinlock_t *ptl, u64 seq)
+{
+	bool valid;
+
+	spin_lock(&region->gate);
+	valid = !region->invalidations && region->inval_seq == seq;
+	if (valid) {
+		WRITE_ONCE(chunk->ptl, ptl);
+		/* pairs with smp_load_acquire in exmap_walk_to */
+		smp_store_release(&chunk->ptes, table);
+	}
+	spin_unlock(&region->gate);
+	return valid;
+}
+
+static u64 wait_for_gate(struct exmap_region *region)
+{
+	u64 seq;
+
+	for (;;) {
+		bool closed;
+
+		spin_lock(&region->gate);
+		closed = region->invalidations;
+		seq = region->inval_seq;
+		spin_unlock(&region->gate);
+		if (!closed)
+			return seq;
+		wait_event(region->wait, !exmap_region_gate_closed(region));
+	}
+}
+
+/**
+ * exmap_chunk_populate - give a chunk its page table
+ * @region: mapped
+ * @nr: the chunk's number
+ *
+ * The caller keeps the mapping from going away: by mmap_lock, or because it
+ * handles a fault in it.  0 or -ENOMEM.
+ */
+int exmap_chunk_populate(struct exmap_region *region, u64 nr)
+{
+	unsigned long addr = exmap_region_address(region, nr * EXMAP_CHUNK_PAGES);
+	struct exmap_chunk *chunk;
+	pte_t *table;
+	u64 seq;
+	int ret;
+
+	chunk = smp_load_acquire(&region->chunks[nr]); /* pairs with cmpxchg in make_chunk */
+	if (!chunk)
+		chunk = make_chunk(region, nr);
+	if (!chunk)
+		return -ENOMEM;
+
+	do {
+		seq = wait_for_gate(region);
+		if (smp_load_acquire(&chunk->ptes)) /* pairs with publish_table */
+			return 0;
+		ret = apply_to_page_range(region->mm, addr, PAGE_SIZE, note_table, &table);
+		if (ret)
+			return ret;
+	} while (!publish_table(region, chunk, table, table_lock(region->mm, addr), seq));
+	return 0;
+}
+
+/* The same for a caller that holds no lock but interface->op. */
+int exmap_chunk_populate_unlocked(struct exmap_region *region, u64 nr)
+{
+	struct vm_area_struct *vma;
+	int ret = -EPROTO;
+
+	if (mmap_read_lock_killable(region->mm))
+		return -EINTR;
+	/* munmap takes the vma out of the tree before it lets go of the write lock */
+	vma = vma_lookup(region->mm, region->start);
+	if (vma && vma->vm_private_data == region && vma->vm_file &&
+	    vma->vm_file->f_op == &exmap_fops)
+		ret = exmap_chunk_populate(region, nr);
+	mmap_read_unlock(region->mm);
+	return ret;
+}
+
+/**
+ * exmap_walk_to - move to a page and lock its chunk
+ * @walk: position, with a chunk locked or not
+ * @page: inside the region
+ *
+ * The caller holds an interface.  Returns the chunk, or NULL, and holds no
+ * chunk's lock, if it has no table yet.
+ */
+struct exmap_chunk *exmap_walk_to(struct exmap_walk *walk, u64 page)
+{
+	u64 nr = page / EXMAP_CHUNK_PAGES;
+	struct exmap_chunk *chunk;
+
+	if (walk->chunk && walk->nr == nr)
+		return walk->chunk;
+	exmap_walk_end(walk);
+
+	chunk = smp_load_acquire(&walk->region->chunks[nr]); /* pairs with make_chunk */
+	if (!chunk || !smp_load_acquire(&chunk->ptes)) /* pairs with publish_table */
+		return NULL;
+	spin_lock(chunk->ptl);
+	__release(chunk->ptl); /* for sparse: the walk carries the lock */
+	walk->chunk = chunk;
+	walk->nr = nr;
+	return chunk;
+}
+
+void exmap_walk_end(struct exmap_walk *walk)
+{
+	if (!walk->chunk)
+		return;
+	__acquire(walk->chunk->ptl);
+	spin_unlock(walk->chunk->ptl);
+	walk->chunk = NULL;
+}
+
+static pte_t *pte_of(struct exmap_walk *walk, u64 page)
+{
+	lockdep_assert_held(walk->chunk->ptl);
+	return walk->chunk->ptes + page % EXMAP_CHUNK_PAGES;
+}
+
+/*
+ * Map a frame: accessed, clean.  Returns true if the entry was the zero page,
+ * of which the caller has to flush the TLBs.
+ */
+bool exmap_pte_map(struct exmap_walk *walk, u64 page, struct page *frame)
+{
+	struct exmap_region *region = walk->region;
+	pte_t *ptep = pte_of(walk, page);
+	unsigned long addr = exmap_region_address(region, page);
+	bool stale = false;
+
+	if (unlikely(!pte_none(*ptep)))
+		stale = pte_present(ptep_get_and_clear(region->mm, addr, ptep));
+	set_pte_at(region->mm, addr, ptep,
+		   pte_mkyoung(pfn_pte(page_to_pfn(frame), region->prot)));
+	return stale;
+}
+
+/* Map the zero page, read-only.  Returns false if there was an entry. */
+bool exmap_pte_map_zero(struct exmap_walk *walk, u64 page)
+{
+	struct exmap_region *region = walk->region;
+	pte_t *ptep = pte_of(walk, page);
+	unsigned long addr = exmap_region_address(region, page);
+	pte_t pte;
+
+	if (!pte_none(*ptep))
+		return false;
+	pte = pte_wrprotect(pfn_pte(my_zero_pfn(addr), region->prot));
+	set_pte_at(region->mm, addr, ptep, pte_mkspecial(pte));
+	return true;
+}
+
+/* Returns true if there was an entry: of a frame, or of the zero page. */
+bool exmap_pte_unmap(struct exmap_walk *walk, u64 page)
+{
+	struct exmap_region *region = walk->region;
+	pte_t *ptep = pte_of(walk, page);
+
+	if (pte_none(*ptep))
+		return false;
+	ptep_get_and_clear(region->mm, exmap_region_address(region, page), ptep);
+	return true;
+}
+
+bool exmap_pte_accessed(struct exmap_walk *walk, u64 page)
+{
+	return pte_young(*pte_of(walk, page));
+}
+
+bool exmap_pte_dirty(struct exmap_walk *walk, u64 page)
+{
+	return pte_dirty(*pte_of(walk, page));
+}
+
+/* The processor sets these bits behind our back, hence the atomic operations. */
+void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page)
+{
+	clear_bit(_PAGE_BIT_ACCESSED, (unsigned long *)&pte_of(walk, page)->pte);
+}
+
+void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page)
+{
+	clear_bit(_PAGE_BIT_DIRTY, (unsigned long *)&pte_of(walk, page)->pte);
+}
+
+/*
+ * The page of a chunk's table, for export.  Our reference keeps its memory from
+ * being reused while it is mapped, also when the core has dropped the table.
+ */
+struct page *exmap_chunk_table(struct exmap_region *region, u64 nr)
+{
+	struct exmap_walk walk = { .region = region };
+	struct exmap_chunk *chunk = exmap_walk_to(&walk, nr * EXMAP_CHUNK_PAGES);
+	struct page *table = NULL;
+
+	if (!chunk)
+		return NULL;
+	if (!chunk->exported) {
+		chunk->exported = virt_to_page(chunk->ptes);
+		get_page(chunk->exported);
+	}
+	if (chunk->exported == virt_to_page(chunk->ptes))
+		table = chunk->exported;
+	exmap_walk_end(&walk);
+	return table;
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap - TLBs: the only code that invalidates them.
+ *
+ * flush_tlb_mm_range is not exported, so we do what it does: raise the mm's
+ * tlb_gen, so that a CPU that switches to it later flushes by itself, and
+ * interrupt those that use it now.  A CPU that runs our handler does not note
+ * the new generation; its next flush by the core is therefore a full one.
+ */
+#include <linux/cpumask.h>
+#include <linux/hardirq.h>
+#include <linux/mm.h>
+#include <linux/smp.h>
+#include <asm/invpcid.h>
+#include <asm/mmu.h>
+#include <asm/tlbflush.h>
+
+#include "exmap.h"
+#include "trace.h"
+
+struct flush_request {
+	unsigned long start;	/* of the region */
+	const u32 *pages;
+	unsigned int nr;	/* 0: everything */
+	int cpu;		/* that asked */
+};
+
+static void flush_everything(void)
+{
+	if (exmap_tlb_needs_every_cpu())
+		invpcid_flush_all_nonglobals();
+	else
+		__flush_tlb_local();
+}
+
+static void flush_here(void *info)
+{
+	const struct flush_request *request = info;
+	unsigned int i;
+
+	/* so that the interrupt shows as what it is in /proc/interrupts */
+	if (smp_processor_id() != request->cpu)
+		inc_irq_stat(irq_tlb_count);
+
+	if (!request->nr)
+		flush_everything();
+	for (i = 0; i < request->nr; i++)
+		__flush_tlb_one_user(request->start +
+				     ((unsigned long)request->pages[i] << PAGE_SHIFT));
+}
+
+/* Returns the number of CPUs that were interrupted. */
+static unsigned int flush(struct exmap_region *region, struct flush_request *request)
+{
+	struct mm_struct *mm = region->mm;
+	const struct cpumask *cpus = mm_cpumask(mm);
+	unsigned int ipis;
+
+	if (exmap_tlb_needs_every_cpu())
+		cpus = cpu_online_mask;
+
+	/* a full barrier: entries are written before mm_cpumask is read */
+	atomic64_inc(&mm->context.tlb_gen);
+	smp_mb__after_atomic();
+
+	request->cpu = get_cpu();
+	ipis = cpumask_weight(cpus) - cpumask_test_cpu(request->cpu, cpus);
+	on_each_cpu_mask(cpus, flush_here, request, true);
+	put_cpu();
+	return ipis;
+}
+
+void exmap_tlb_init(struct exmap_tlb *tlb)
+{
+	atomic64_set(&tlb->started, 1);
+	atomic64_set(&tlb->done, 1);
+}
+
+/**
+ * exmap_tlb_flush - flush all of the region's translations everywhere
+ * @region: whose
+ * @counts: of an interface that the caller holds
+ * @reason: for the tracepoint
+ *
+ * Whatever was unmapped before the call may be retired afterwards, by every
+ * interface.
+ */
+void exmap_tlb_flush(struct exmap_region *region, struct exmap_counts *counts,
+		     enum exmap_flush_reason reason)
+{
+	struct flush_request request = { .start = region->start };
+	struct exmap_tlb *tlb = &region->tlb;
+	s64 ticket = atomic64_inc_return(&tlb->started);
+	s64 done = atomic64_read(&tlb->done);
+	unsigned int ipis;
+
+	ipis = flush(region, &request);
+	/* release: pairs with exmap_tlb_done */
+	while (done < ticket && !atomic64_try_cmpxchg_release(&tlb->done, &done, ticket))
+		;
+	counts->flushes++;
+	counts->flush_ipis += ipis;
+	trace_exmap_flush(region->id, reason, 0, ipis);
+}
+
+/* Flush up to EXMAP_RANGED_PAGES single pages; retires nothing by itself. */
+void exmap_tlb_flush_pages(struct exmap_region *region, struct exmap_counts *counts,
+			   const u32 *pages, unsigned int nr)
+{
+	struct flush_request request = { .start = region->start, .pages = pages, .nr = nr };
+	unsigned int ipis;
+
+	if (exmap_tlb_needs_every_cpu())
+		request.nr = 0;
+	ipis = flush(region, &request);
+	counts->flushes_ranged++;
+	counts->flush_ipis += ipis;
+	trace_exmap_flush(region->id, EXMAP_FLUSH_FREE, nr, ipis);
+}
