@@ -18,6 +18,7 @@
 #include <linux/uio.h>
 
 #include "exmap.h"
+#include "ptable.h"
 
 #define EXMAP_IO_PAGES	512	/* pages in flight for one call */
 

@@ -171,6 +171,7 @@ struct exmap_interface {
  * @start: address of the mapping, 0 before mmap
  * @nr_pages: its length
  * @prot: what its entries permit
+ * @pte_bits: the same and all else that is alike in the entries of frames
  * @dead: for good; set with all interfaces held
  * @flags: of SETUP
  * @flush_threshold: of TUNE
@@ -197,6 +198,7 @@ struct exmap_region {
 	unsigned long start;
 	u64 nr_pages;
 	pgprot_t prot;
+	pteval_t pte_bits;
 	bool dead;
 	u64 flags;
 	u32 flush_threshold;
@@ -318,10 +320,11 @@ void exmap_op_init(struct exmap_op *op, struct exmap_region *region, struct exma
 int exmap_op_enter(struct exmap_op *op);
 void exmap_op_leave(struct exmap_op *op);
 int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn);
-int exmap_op_alloc(struct exmap_op *op, u64 page);
-int exmap_op_free(struct exmap_op *op, u64 page);
+int exmap_op_alloc_page(struct exmap_op *op, u64 page);
+long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags);
+long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len);
 int exmap_op_take_frame(struct exmap_op *op, u32 *frame);
-void exmap_op_make_room(struct exmap_op *op);
+void exmap_op_empty_ring(struct exmap_op *op);
 void exmap_op_finish(struct exmap_op *op, bool lazy);
 
 /* interface.c */
@@ -337,9 +340,48 @@ ssize_t exmap_interface_read_iter(struct kiocb *kiocb, struct iov_iter *iter);
 int exmap_interface_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
 
 /* quarantine.c */
-u32 exmap_quarantine_length(const struct exmap_interface *itf);
+static inline u32 exmap_quarantine_length(const struct exmap_interface *itf)
+{
+	return READ_ONCE(itf->ring_tail) - READ_ONCE(itf->ring_head);
+}
+
+/* tlb.c */
+static inline u64 exmap_tlb_started(const struct exmap_tlb *tlb)
+{
+	return atomic64_read(&tlb->started);
+}
+
+static inline u64 exmap_tlb_done(const struct exmap_tlb *tlb)
+{
+	return atomic64_read_acquire(&tlb->done);
+}
+
+/*
+ * The page was unmapped before; the caller saw to it that the ring has room.
+ * Returns the frame's new generation.
+ */
+static __always_inline u32 exmap_quarantine_add(struct exmap_region *region,
+						struct exmap_interface *itf, u32 frame)
+{
+	struct exmap_frame *f = &region->pool.frames[frame];
+
+	lockdep_assert_held(&itf->lock);
+	/* a full barrier (xchg) lies between the entry and this load */
+	f->seq = exmap_tlb_started(&region->tlb);
+	itf->ring[itf->ring_tail % EXMAP_RING_ENTRIES] = frame;
+	WRITE_ONCE(itf->ring_tail, itf->ring_tail + 1);
+	itf->counts.quarantine++;
+	return ++f->gen;
+}
+
+/* Make sure that the ring takes another page. */
+static __always_inline void exmap_op_make_room(struct exmap_op *op)
+{
+	if (unlikely(exmap_quarantine_length(op->itf) >= EXMAP_RING_ENTRIES))
+		exmap_op_empty_ring(op);
+}
+
 u32 exmap_quarantine_limit(const struct exmap_region *region);
-void exmap_quarantine_add(struct exmap_region *region, struct exmap_interface *itf, u32 frame);
 void exmap_quarantine_drain(struct exmap_region *region, struct exmap_interface *itf);
 void exmap_quarantine_retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame,
 			     u32 gen);
@@ -357,25 +399,15 @@ void exmap_pool_push(struct exmap_pool *pool, u32 frame);
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
 void exmap_pool_unpin(struct exmap_pool *pool);
 
-/* ptable.c */
+/* ptable.c; the inlines are in ptable.h */
 int exmap_chunk_populate(struct exmap_region *region, u64 nr);
 int exmap_chunk_populate_unlocked(struct exmap_region *region, u64 nr);
-struct exmap_chunk *exmap_walk_to(struct exmap_walk *walk, u64 page);
-void exmap_walk_end(struct exmap_walk *walk);
-bool exmap_pte_map(struct exmap_walk *walk, u64 page, struct page *frame);
 bool exmap_pte_map_zero(struct exmap_walk *walk, u64 page);
-bool exmap_pte_unmap(struct exmap_walk *walk, u64 page);
 bool exmap_pte_accessed(struct exmap_walk *walk, u64 page);
 bool exmap_pte_dirty(struct exmap_walk *walk, u64 page);
 void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page);
 void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page);
 struct page *exmap_chunk_table(struct exmap_region *region, u64 nr);
-
-static inline u32 *exmap_walk_word(struct exmap_walk *walk, u64 page)
-{
-	lockdep_assert_held(walk->chunk->ptl);
-	return &walk->chunk->words[page % EXMAP_CHUNK_PAGES];
-}
 
 /* tlb.c */
 void exmap_tlb_init(struct exmap_tlb *tlb);
@@ -383,16 +415,6 @@ void exmap_tlb_flush(struct exmap_region *region, struct exmap_counts *counts,
 		     enum exmap_flush_reason reason);
 void exmap_tlb_flush_pages(struct exmap_region *region, struct exmap_counts *counts,
 			   const u32 *pages, unsigned int nr);
-
-static inline u64 exmap_tlb_started(const struct exmap_tlb *tlb)
-{
-	return atomic64_read(&tlb->started);
-}
-
-static inline u64 exmap_tlb_done(const struct exmap_tlb *tlb)
-{
-	return atomic64_read_acquire(&tlb->done);
-}
 
 /* residency.c */
 struct page *exmap_residency_page(struct exmap_region *region, u64 index);

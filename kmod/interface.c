@@ -9,6 +9,7 @@
 #include <linux/vmalloc.h>
 
 #include "exmap.h"
+#include "ptable.h"
 #include "trace.h"
 
 #define EXMAP_PREAD_IOVS	64
@@ -76,89 +77,32 @@ void exmap_interface_leave(struct exmap_interface *itf)
 	mutex_unlock(&itf->lock);
 }
 
-static bool outside(const struct exmap_region *region, struct exmap_iov iov)
-{
-	return (u64)iov.page + iov.len > region->nr_pages;
-}
-
-static void set_result(struct exmap_iov *iov, int res, unsigned int pages)
-{
-	struct exmap_iov result = { .res = res, .pages = pages };
-
-	WRITE_ONCE(iov->value, result.value);
-}
-
-/* Returns 0 or an error; *changed counts pages either way. */
-static int alloc_iov(struct exmap_op *op, struct exmap_iov iov, u64 flags, unsigned int *changed)
-{
-	unsigned int i;
-	int ret;
-
-	for (i = 0; i < iov.len; i++) {
-		ret = exmap_op_step(op, iov.page + i, exmap_op_alloc);
-		if (ret < 0)
-			return ret;
-		if (!i && !ret && (flags & EXMAP_ALLOC_PROBE))
-			return 0;
-		*changed += ret;
-	}
-	return 0;
-}
-
-static int free_iov(struct exmap_op *op, struct exmap_iov iov, u64 flags, unsigned int *changed)
-{
-	u64 page = iov.page, end = page + iov.len;
-	int ret = exmap_op_enter(op);
-
-	while (!ret && page < end) {
-		exmap_op_make_room(op);
-		if (!exmap_walk_to(&op->walk, page)) {
-			/* without a table no page of the chunk is mapped */
-			page = round_up(page + 1, EXMAP_CHUNK_PAGES);
-			continue;
-		}
-		*changed += exmap_op_free(op, page++);
-	}
-	return ret;
-}
-
-typedef int (*iov_fn)(struct exmap_op *op, struct exmap_iov iov, u64 flags, unsigned int *changed);
-
-static long for_each_iov(struct exmap_region *region, struct exmap_interface *itf,
-			 struct exmap_iov *iov, unsigned int len, u64 flags, iov_fn fn)
+static long run_opcode(struct exmap_region *region, struct exmap_interface *itf,
+		       unsigned int opcode, struct exmap_iov *iov, unsigned int len, u64 flags)
 {
 	struct exmap_op op;
-	unsigned int i;
-	long failed = 0;
+	long failed;
 
-	exmap_op_init(&op, region, itf);
-	for (i = 0; i < len; i++) {
-		struct exmap_iov vec = { .value = READ_ONCE(iov[i].value) };
-		unsigned int changed = 0;
-		int res = -EFAULT;
-
-		if (!outside(region, vec))
-			res = fn(&op, vec, flags, &changed);
-		failed += res < 0;
-		set_result(&iov[i], res, changed);
-
-		if (need_resched()) {
-			exmap_walk_end(&op.walk);
-			cond_resched();
-		}
+	switch (opcode) {
+	case EXMAP_OP_READ:
+		return exmap_backing_read(region, itf, iov, len);
+	case EXMAP_OP_WRITE:
+		return exmap_backing_write(region, itf, iov, len);
 	}
+	exmap_op_init(&op, region, itf);
+	if (opcode == EXMAP_OP_ALLOC)
+		failed = exmap_op_alloc(&op, iov, len, flags);
+	else
+		failed = exmap_op_free(&op, iov, len);
 	exmap_op_finish(&op, flags & EXMAP_FREE_LAZY);
 	return failed;
 }
 
-static const struct {
-	iov_fn fn;
-	u64 flags;
-} opcodes[] = {
-	[EXMAP_OP_READ] = { NULL, 0 },
-	[EXMAP_OP_ALLOC] = { alloc_iov, EXMAP_ALLOC_PROBE },
-	[EXMAP_OP_FREE] = { free_iov, EXMAP_FREE_LAZY },
-	[EXMAP_OP_WRITE] = { NULL, 0 },
+static const u64 opcode_flags[] = {
+	[EXMAP_OP_READ] = 0,
+	[EXMAP_OP_ALLOC] = EXMAP_ALLOC_PROBE,
+	[EXMAP_OP_FREE] = EXMAP_FREE_LAZY,
+	[EXMAP_OP_WRITE] = 0,
 };
 
 /* What can be said without a lock; the region may still die at any time. */
@@ -171,9 +115,9 @@ static int check_call(struct exmap_region *region, unsigned int nr, unsigned int
 		return -EPERM;
 	if (READ_ONCE(region->dead) || !READ_ONCE(region->nr_pages))
 		return -EPROTO;
-	if (nr >= region->nr_interfaces || opcode >= ARRAY_SIZE(opcodes))
+	if (nr >= region->nr_interfaces || opcode >= ARRAY_SIZE(opcode_flags))
 		return -EINVAL;
-	if (flags & ~opcodes[opcode].flags)
+	if (flags & ~opcode_flags[opcode])
 		return -EINVAL;
 	return 0;
 }
@@ -206,12 +150,7 @@ long exmap_interface_action(struct exmap_region *region, unsigned int nr, unsign
 
 	if (mutex_lock_killable(&itf->op))
 		return -EINTR;
-	if (opcodes[opcode].fn)
-		ret = for_each_iov(region, itf, iov, len, flags, opcodes[opcode].fn);
-	else if (opcode == EXMAP_OP_READ)
-		ret = exmap_backing_read(region, itf, iov, len);
-	else
-		ret = exmap_backing_write(region, itf, iov, len);
+	ret = run_opcode(region, itf, opcode, iov, len, flags);
 	mutex_unlock(&itf->op);
 	trace_exmap_op(region->id, nr, opcode, len, ret);
 	return ret;
@@ -283,7 +222,7 @@ vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool wri
 	if (!smp_load_acquire(&region->interfaces)) /* pairs with exmap_region_setup */
 		return VM_FAULT_SIGSEGV;
 	if (region->flags & EXMAP_FAULT_ALLOC)
-		fn = exmap_op_alloc;
+		fn = exmap_op_alloc_page;
 	else if ((region->flags & EXMAP_FAULT_ZERO) && !write)
 		fn = map_zero_page;
 

@@ -7,6 +7,7 @@
 #include <linux/sched/signal.h>
 
 #include "exmap.h"
+#include "ptable.h"
 
 void exmap_op_init(struct exmap_op *op, struct exmap_region *region, struct exmap_interface *itf)
 {
@@ -80,6 +81,25 @@ static int refill(struct exmap_op *op)
 	return ret ?: exmap_op_enter(op);
 }
 
+static __always_inline int step(struct exmap_op *op, u64 page, exmap_step_fn fn)
+{
+	int ret = 0;
+
+	if (unlikely(!op->entered))
+		ret = exmap_op_enter(op);
+	while (likely(!ret)) {
+		if (likely(exmap_walk_to(&op->walk, page))) {
+			ret = fn(op, page);
+			if (likely(ret != -ENOMEM))
+				return ret;
+			ret = refill(op);
+		} else {
+			ret = populate(op, page);
+		}
+	}
+	return ret;
+}
+
 /**
  * exmap_op_step - do something to a page, with its chunk's lock held
  * @op: entered or not
@@ -90,22 +110,10 @@ static int refill(struct exmap_op *op)
  */
 int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn)
 {
-	int ret = exmap_op_enter(op);
-
-	while (!ret) {
-		if (exmap_walk_to(&op->walk, page)) {
-			ret = fn(op, page);
-			if (ret != -ENOMEM)
-				return ret;
-			ret = refill(op);
-		} else {
-			ret = populate(op, page);
-		}
-	}
-	return ret;
+	return step(op, page, fn);
 }
 
-int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
+static __always_inline int take_frame(struct exmap_op *op, u32 *frame)
 {
 	struct exmap_interface *itf = op->itf;
 
@@ -115,73 +123,175 @@ int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
 	return 0;
 }
 
+int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
+{
+	return take_frame(op, frame);
+}
+
 /* Map a frame to a page; its word is not mapped yet. */
-static void map_frame(struct exmap_op *op, u64 page, u32 *word, u32 frame)
+static __always_inline void map_frame(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 {
 	struct exmap_frame *f = &op->region->pool.frames[frame];
 
 	WRITE_ONCE(f->page_nr, (u32)page);
-	if (exmap_pte_map(&op->walk, page, f->page))
+	if (unlikely(exmap_pte_map(&op->walk, page, f->page)))
 		op->stale = true;
 	WRITE_ONCE(*word, frame + 1);
 	op->itf->counts.mapped++;
 	op->itf->counts.allocs++;
 }
 
-/* ALLOC, one page. */
-int exmap_op_alloc(struct exmap_op *op, u64 page)
+/* ALLOC of a page that is not simply absent. */
+static noinline int alloc_present(struct exmap_op *op, u64 page, u32 *word)
 {
-	u32 *word = exmap_walk_word(&op->walk, page);
-	u32 frame;
-	int ret;
+	u32 frame = EXMAP_RES_FRAME(*word);
 
 	if (EXMAP_RES_MAPPED(*word))
 		return 0;
 	if (*word & EXMAP_RES_BUSY)
 		return -EAGAIN;
-	if (*word & EXMAP_RES_LAZY) {
-		frame = EXMAP_RES_FRAME(*word);
-		op->itf->counts.quarantine--;
-		op->itf->counts.rescues++;
-	} else {
-		ret = exmap_op_take_frame(op, &frame);
-		if (ret)
-			return ret;
-	}
+	op->itf->counts.quarantine--;
+	op->itf->counts.rescues++;
 	map_frame(op, page, word, frame);
 	return 1;
 }
 
-/* FREE, one page; into quarantine.  The caller made room. */
-int exmap_op_free(struct exmap_op *op, u64 page)
+static __always_inline int alloc_page_locked(struct exmap_op *op, u64 page)
 {
 	u32 *word = exmap_walk_word(&op->walk, page);
-	u32 frame = EXMAP_RES_FRAME(*word);
+	u32 frame;
+	int ret;
 
-	if (!EXMAP_RES_MAPPED(*word))
+	if (unlikely(*word))
+		return alloc_present(op, page, word);
+	ret = take_frame(op, &frame);
+	if (unlikely(ret))
+		return ret;
+	map_frame(op, page, word, frame);
+	return 1;
+}
+
+/* ALLOC, one page: a step. */
+int exmap_op_alloc_page(struct exmap_op *op, u64 page)
+{
+	return alloc_page_locked(op, page);
+}
+
+/* ALLOC, one iov.  Returns 0 or an error; *changed counts pages either way. */
+static __always_inline int alloc_iov(struct exmap_op *op, struct exmap_iov iov, u64 flags,
+				     unsigned int *changed)
+{
+	u64 first = iov.page, end = first + iov.len, page;
+	int ret;
+
+	for (page = first; page < end; page++) {
+		ret = step(op, page, alloc_page_locked);
+		if (unlikely(ret < 0))
+			return ret;
+		if (unlikely(flags & EXMAP_ALLOC_PROBE) && !ret && page == first)
+			return 0;
+		*changed += ret;
+	}
+	return 0;
+}
+
+/* FREE, one page, into quarantine.  Returns how many that were. */
+static __always_inline unsigned int free_page_locked(struct exmap_op *op, u64 page)
+{
+	struct exmap_interface *itf = op->itf;
+	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 frame = EXMAP_RES_FRAME(*word);
+	u32 gen;
+
+	if (unlikely(!EXMAP_RES_MAPPED(*word)))
 		return 0;
 	exmap_pte_unmap(&op->walk, page);
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
-	exmap_quarantine_add(op->region, op->itf, frame);
-	op->itf->counts.mapped--;
-	op->itf->counts.frees++;
+	gen = exmap_quarantine_add(op->region, itf, frame);
+	itf->counts.mapped--;
+	itf->counts.frees++;
 
 	if (op->nr_freed < EXMAP_RANGED_PAGES) {
 		op->freed_pages[op->nr_freed] = page;
 		op->freed[op->nr_freed].frame = frame;
-		op->freed[op->nr_freed].gen = op->region->pool.frames[frame].gen;
+		op->freed[op->nr_freed].gen = gen;
 	}
 	op->nr_freed++;
 	return 1;
 }
 
-/* Make sure that the ring takes another page. */
-void exmap_op_make_room(struct exmap_op *op)
+/* Empty a full ring. */
+void exmap_op_empty_ring(struct exmap_op *op)
 {
-	if (likely(exmap_quarantine_length(op->itf) < EXMAP_RING_ENTRIES))
-		return;
 	flush_own(op, EXMAP_FLUSH_THRESHOLD);
 	op->nr_freed = EXMAP_RANGED_PAGES + 1;
+}
+
+/* FREE, one iov. */
+static __always_inline int free_iov(struct exmap_op *op, struct exmap_iov iov, u64 flags,
+				    unsigned int *changed)
+{
+	u64 page = iov.page, end = page + iov.len;
+	int ret = 0;
+
+	if (unlikely(!op->entered))
+		ret = exmap_op_enter(op);
+	while (!ret && page < end) {
+		exmap_op_make_room(op);
+		if (!exmap_walk_to(&op->walk, page)) {
+			/* without a table no page of the chunk is mapped */
+			page = round_up(page + 1, EXMAP_CHUNK_PAGES);
+			continue;
+		}
+		*changed += free_page_locked(op, page++);
+	}
+	return ret;
+}
+
+/*
+ * The loops over a vector.  They and what they call are inlined into one
+ * function for each opcode: at some hundred instructions a page, calls count.
+ */
+typedef int (*iov_fn)(struct exmap_op *op, struct exmap_iov iov, u64 flags, unsigned int *changed);
+
+static __always_inline long for_each_iov(struct exmap_op *op, struct exmap_iov *iov,
+					 unsigned int len, u64 flags, iov_fn fn)
+{
+	u64 nr_pages = op->region->nr_pages;
+	unsigned int i;
+	long failed = 0;
+
+	for (i = 0; i < len; i++) {
+		struct exmap_iov vec = { .value = READ_ONCE(iov[i].value) };
+		struct exmap_iov result = { };
+		unsigned int changed = 0;
+		int res = -EFAULT;
+
+		if (likely((u64)vec.page + vec.len <= nr_pages))
+			res = fn(op, vec, flags, &changed);
+		failed += res < 0;
+		result.res = res;
+		result.pages = changed;
+		WRITE_ONCE(iov[i].value, result.value);
+
+		if (unlikely(need_resched())) {
+			exmap_walk_end(&op->walk);
+			cond_resched();
+		}
+	}
+	return failed;
+}
+
+/* Returns the number of iovs that failed. */
+long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags)
+{
+	return for_each_iov(op, iov, len, flags, alloc_iov);
+}
+
+/* Without the flush; exmap_op_finish does it. */
+long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len)
+{
+	return for_each_iov(op, iov, len, 0, free_iov);
 }
 
 /* Flush the few pages that this call freed, and retire just them. */

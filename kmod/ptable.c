@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 
 #include "exmap.h"
+#include "ptable.h"
 
 static int note_table(pte_t *pte, unsigned long addr, void *data)
 {
@@ -138,71 +139,11 @@ int exmap_chunk_populate_unlocked(struct exmap_region *region, u64 nr)
 	return ret;
 }
 
-/**
- * exmap_walk_to - move to a page and lock its chunk
- * @walk: position, with a chunk locked or not
- * @page: inside the region
- *
- * The caller holds an interface.  Returns the chunk, or NULL, and holds no
- * chunk's lock, if it has no table yet.
- */
-struct exmap_chunk *exmap_walk_to(struct exmap_walk *walk, u64 page)
-{
-	u64 nr = page / EXMAP_CHUNK_PAGES;
-	struct exmap_chunk *chunk;
-
-	if (walk->chunk && walk->nr == nr)
-		return walk->chunk;
-	exmap_walk_end(walk);
-
-	chunk = smp_load_acquire(&walk->region->chunks[nr]); /* pairs with make_chunk */
-	if (!chunk || !smp_load_acquire(&chunk->ptes)) /* pairs with publish_table */
-		return NULL;
-	spin_lock(chunk->ptl);
-	__release(chunk->ptl); /* for sparse: the walk carries the lock */
-	walk->chunk = chunk;
-	walk->nr = nr;
-	return chunk;
-}
-
-void exmap_walk_end(struct exmap_walk *walk)
-{
-	if (!walk->chunk)
-		return;
-	__acquire(walk->chunk->ptl);
-	spin_unlock(walk->chunk->ptl);
-	walk->chunk = NULL;
-}
-
-static pte_t *pte_of(struct exmap_walk *walk, u64 page)
-{
-	lockdep_assert_held(walk->chunk->ptl);
-	return walk->chunk->ptes + page % EXMAP_CHUNK_PAGES;
-}
-
-/*
- * Map a frame: accessed, clean.  Returns true if the entry was the zero page,
- * of which the caller has to flush the TLBs.
- */
-bool exmap_pte_map(struct exmap_walk *walk, u64 page, struct page *frame)
-{
-	struct exmap_region *region = walk->region;
-	pte_t *ptep = pte_of(walk, page);
-	unsigned long addr = exmap_region_address(region, page);
-	bool stale = false;
-
-	if (unlikely(!pte_none(*ptep)))
-		stale = pte_present(ptep_get_and_clear(region->mm, addr, ptep));
-	set_pte_at(region->mm, addr, ptep,
-		   pte_mkyoung(pfn_pte(page_to_pfn(frame), region->prot)));
-	return stale;
-}
-
 /* Map the zero page, read-only.  Returns false if there was an entry. */
 bool exmap_pte_map_zero(struct exmap_walk *walk, u64 page)
 {
 	struct exmap_region *region = walk->region;
-	pte_t *ptep = pte_of(walk, page);
+	pte_t *ptep = exmap_pte_of(walk, page);
 	unsigned long addr = exmap_region_address(region, page);
 	pte_t pte;
 
@@ -213,37 +154,25 @@ bool exmap_pte_map_zero(struct exmap_walk *walk, u64 page)
 	return true;
 }
 
-/* Returns true if there was an entry: of a frame, or of the zero page. */
-bool exmap_pte_unmap(struct exmap_walk *walk, u64 page)
-{
-	struct exmap_region *region = walk->region;
-	pte_t *ptep = pte_of(walk, page);
-
-	if (pte_none(*ptep))
-		return false;
-	ptep_get_and_clear(region->mm, exmap_region_address(region, page), ptep);
-	return true;
-}
-
 bool exmap_pte_accessed(struct exmap_walk *walk, u64 page)
 {
-	return pte_young(*pte_of(walk, page));
+	return pte_young(*exmap_pte_of(walk, page));
 }
 
 bool exmap_pte_dirty(struct exmap_walk *walk, u64 page)
 {
-	return pte_dirty(*pte_of(walk, page));
+	return pte_dirty(*exmap_pte_of(walk, page));
 }
 
 /* The processor sets these bits behind our back, hence the atomic operations. */
 void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page)
 {
-	clear_bit(_PAGE_BIT_ACCESSED, (unsigned long *)&pte_of(walk, page)->pte);
+	clear_bit(_PAGE_BIT_ACCESSED, (unsigned long *)&exmap_pte_of(walk, page)->pte);
 }
 
 void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page)
 {
-	clear_bit(_PAGE_BIT_DIRTY, (unsigned long *)&pte_of(walk, page)->pte);
+	clear_bit(_PAGE_BIT_DIRTY, (unsigned long *)&exmap_pte_of(walk, page)->pte);
 }
 
 /*

@@ -11,11 +11,7 @@
 #include <linux/mm.h>
 
 #include "exmap.h"
-
-u32 exmap_quarantine_length(const struct exmap_interface *itf)
-{
-	return READ_ONCE(itf->ring_tail) - READ_ONCE(itf->ring_head);
-}
+#include "ptable.h"
 
 /* How many pages an interface may gather before it flushes. */
 u32 exmap_quarantine_limit(const struct exmap_region *region)
@@ -25,22 +21,8 @@ u32 exmap_quarantine_limit(const struct exmap_region *region)
 	return min(READ_ONCE(region->flush_threshold), max_t(u32, share, EXMAP_RANGED_PAGES));
 }
 
-/* The page was unmapped before; the caller saw to it that the ring has room. */
-void exmap_quarantine_add(struct exmap_region *region, struct exmap_interface *itf, u32 frame)
-{
-	struct exmap_frame *f = &region->pool.frames[frame];
-
-	lockdep_assert_held(&itf->lock);
-	/* a full barrier (xchg) lies between the entry and this load */
-	f->seq = exmap_tlb_started(&region->tlb);
-	f->gen++;
-	itf->ring[itf->ring_tail % EXMAP_RING_ENTRIES] = frame;
-	WRITE_ONCE(itf->ring_tail, itf->ring_tail + 1);
-	itf->counts.quarantine++;
-}
-
 /* The page's lock is held, its word says LAZY, and it has been flushed. */
-static void retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame, u32 *word)
+static __always_inline void retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame, u32 *word)
 {
 	WRITE_ONCE(*word, 0);
 	itf->counts.quarantine--;
@@ -52,7 +34,7 @@ static void retire(struct exmap_region *region, struct exmap_interface *itf, u32
 }
 
 /* Lock the page that a frame is bound to; NULL if it is not in quarantine now. */
-static u32 *lazy_word(struct exmap_walk *walk, u32 frame)
+static __always_inline u32 *lazy_word(struct exmap_walk *walk, u32 frame)
 {
 	u64 page = READ_ONCE(walk->region->pool.frames[frame].page_nr);
 	u32 *word;

@@ -10,6 +10,7 @@
 #include <linux/slab.h>
 
 #include "exmap.h"
+#include "ptable.h"
 
 /* All interfaces: nobody maps or unmaps a page until thaw. */
 void exmap_region_freeze(struct exmap_region *region)
@@ -60,7 +61,7 @@ static void unmap_range(struct exmap_region *region, u64 first, u64 last)
 			page |= EXMAP_CHUNK_PAGES - 1;
 			continue;
 		}
-		exmap_pte_unmap(&walk, page);
+		exmap_pte_unmap(&walk, page);	/* also of the zero page */
 		word = exmap_walk_word(&walk, page);
 		if (!EXMAP_RES_MAPPED(*word))
 			continue;
@@ -631,6 +632,7 @@ static void set_mapping(struct exmap_region *region, struct vm_area_struct *vma)
 	WRITE_ONCE(region->start, vma->vm_start);
 	/* vma->vm_page_prot may lack the write bit, for page_mkwrite */
 	region->prot = vm_get_page_prot(vma->vm_flags);
+	region->pte_bits = pte_val(pte_mkyoung(pfn_pte(0, region->prot)));
 	/* pairs with the lock in exmap_interface_enter */
 	smp_store_release(&region->nr_pages, vma_pages(vma));
 }

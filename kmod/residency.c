@@ -11,6 +11,7 @@
 #include <linux/uaccess.h>
 
 #include "exmap.h"
+#include "ptable.h"
 
 /* A page of the residency map, made when it is first needed; owned by the region. */
 struct page *exmap_residency_page(struct exmap_region *region, u64 index)

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * exmap - page tables: what is done for every page of a vector.
+ */
+#ifndef _EXMAP_PTABLE_H
+#define _EXMAP_PTABLE_H
+
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+
+#include "exmap.h"
+
+static __always_inline void exmap_walk_end(struct exmap_walk *walk)
+{
+	if (!walk->chunk)
+		return;
+	__acquire(walk->chunk->ptl);
+	spin_unlock(walk->chunk->ptl);
+	walk->chunk = NULL;
+}
+
+/**
+ * exmap_walk_to - move to a page and lock its chunk
+ * @walk: position, with a chunk locked or not
+ * @page: inside the region
+ *
+ * The caller holds an interface.  Returns the chunk, or NULL, and holds no
+ * chunk's lock, if it has no table yet.
+ */
+static __always_inline struct exmap_chunk *exmap_walk_to(struct exmap_walk *walk, u64 page)
+{
+	u64 nr = page / EXMAP_CHUNK_PAGES;
+	struct exmap_chunk *chunk;
+
+	if (walk->chunk && walk->nr == nr)
+		return walk->chunk;
+	exmap_walk_end(walk);
+
+	chunk = smp_load_acquire(&walk->region->chunks[nr]); /* pairs with make_chunk */
+	if (!chunk || !smp_load_acquire(&chunk->ptes)) /* pairs with publish_table */
+		return NULL;
+	spin_lock(chunk->ptl);
+	__release(chunk->ptl); /* for sparse: the walk carries the lock */
+	walk->chunk = chunk;
+	walk->nr = nr;
+	return chunk;
+}
+
+static __always_inline u32 *exmap_walk_word(struct exmap_walk *walk, u64 page)
+{
+	lockdep_assert_held(walk->chunk->ptl);
+	return &walk->chunk->words[page % EXMAP_CHUNK_PAGES];
+}
+
+static __always_inline pte_t *exmap_pte_of(struct exmap_walk *walk, u64 page)
+{
+	lockdep_assert_held(walk->chunk->ptl);
+	return walk->chunk->ptes + page % EXMAP_CHUNK_PAGES;
+}
+
+/*
+ * Map a frame: accessed, clean.  Returns true if the entry was the zero page,
+ * of which the caller has to flush the TLBs.
+ */
+static __always_inline bool exmap_pte_map(struct exmap_walk *walk, u64 page, struct page *frame)
+{
+	struct exmap_region *region = walk->region;
+	pte_t *ptep = exmap_pte_of(walk, page);
+	unsigned long addr = exmap_region_address(region, page);
+	bool stale = false;
+
+	if (unlikely(!pte_none(*ptep)))
+		stale = pte_present(ptep_get_and_clear(region->mm, addr, ptep));
+	set_pte_at(region->mm, addr, ptep,
+		   __pte(region->pte_bits | (page_to_pfn(frame) << PAGE_SHIFT)));
+	return stale;
+}
+
+/* The page has an entry: of a frame. */
+static __always_inline void exmap_pte_unmap(struct exmap_walk *walk, u64 page)
+{
+	ptep_get_and_clear(walk->region->mm, exmap_region_address(walk->region, page),
+			   exmap_pte_of(walk, page));
+}
+
+#endif /* _EXMAP_PTABLE_H */
