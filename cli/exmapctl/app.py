@@ -1,0 +1,120 @@
+"""The commands of exmapctl."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from exmapctl import __version__, doctor, module
+from exmapctl.bench.cli import bench_app
+from exmapctl.errors import ExmapctlError
+from exmapctl.machine import Machine
+from exmapctl.output import JsonOption, emit
+
+__all__ = ["app"]
+
+ModuleArgument = Annotated[
+    Path | None, typer.Argument(help="Module to load; else the one that fits the running kernel.", show_default=False)
+]
+RuleOption = Annotated[
+    bool, typer.Option("--install-rule", help="First create the group exmap and install the udev rule.")
+]
+ParameterOption = Annotated[
+    list[str] | None, typer.Option("--param", help="Module parameter, NAME=VALUE; may be repeated.")
+]
+
+
+class OneLineGroup(TyperGroup):
+    """A group of commands whose errors are one line on stderr: exit code 2 for usage, 1 for the rest."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except ExmapctlError as error:
+            complain(str(error), error.exit_code)
+        except typer.Abort:
+            complain("aborted", 1)
+        except Exception as error:
+            # usage errors have no public base class
+            if not hasattr(error, "format_message"):
+                raise
+            complain(error.format_message(), getattr(error, "exit_code", 1))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def complain(message: str, code: int) -> None:
+    """Print one line on stderr and exit."""
+    typer.echo(f"exmapctl: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+app = typer.Typer(
+    cls=OneLineGroup,
+    help="Look after the exmap kernel module, and measure it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(bench_app, name="bench")
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Look after the exmap kernel module, and measure it."""
+
+
+@app.command("doctor")
+def doctor_command(as_json: JsonOption = False) -> None:
+    """Check this machine and say what mends it; exit code 1 if a check fails."""
+    checks = doctor.examine(Machine.here())
+    rows = [(check.check, check.status, check.detail, check.fix) for check in checks]
+    emit(as_json, checks, "exmap on this machine", ("check", "status", "detail", "fix"), rows)
+    raise typer.Exit(int(any(check.status == "fail" for check in checks)))
+
+
+@app.command("load")
+def load_command(
+    path: ModuleArgument = None,
+    install_rule: RuleOption = False,
+    param: ParameterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the module and insert it into the kernel."""
+    loaded = module.load(Machine.here(), path, param or (), install_rule)
+    row = (loaded.path, loaded.vermagic, loaded.rule or "-")
+    emit(as_json, loaded, "loaded", ("module", "vermagic", "udev rule"), [row])
+
+
+@app.command("unload")
+def unload_command(as_json: JsonOption = False) -> None:
+    """Take the module out of the kernel, or say who still uses it."""
+    module.unload(Machine.here())
+    emit(as_json, {"unloaded": True}, "unloaded", ("module",), [("exmap",)])
+
+
+@app.command("status")
+def status_command(as_json: JsonOption = False) -> None:
+    """Show the module: version, parameters, references, ABI and users."""
+    status = module.read_status(Machine.here())
+    emit(as_json, status, "exmap", ("what", "value"), module.status_rows(status))
+
+
+if __name__ == "__main__":
+    app()

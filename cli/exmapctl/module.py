@@ -1,0 +1,218 @@
+"""Find, check, load and unload the kernel module."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exmapctl.errors import (
+    CommandFailedError,
+    ModuleAbsentError,
+    ModuleInUseError,
+    ModuleLoadedError,
+    ModuleMismatchError,
+    ModuleNotLoadedError,
+    NotRootError,
+)
+from exmapctl.machine import Machine
+from exmapctl.users import User, find_users
+
+__all__ = ["GROUP", "LoadedModule", "Status", "find_module", "install_rule", "load", "read_status", "status_rows", "unload"]
+
+GROUP = "exmap"
+RULES_DIRECTORY = "/etc/udev/rules.d"
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModule:
+    """What `load` did."""
+
+    path: str
+    vermagic: str
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Abi:
+    """What EXMAP_IOCTL_INFO says; `features` is a set of EXMAP_FEATURE_* bits."""
+
+    abi_version: int
+    page_size: int
+    features: int
+    chunk_pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The module as the kernel shows it; `abi` is None if /dev/exmap could not be asked."""
+
+    loaded: bool
+    version: str
+    references: int
+    parameters: dict[str, str]
+    abi: Abi | None
+    users: list[User]
+
+
+def run(command: Sequence[str]) -> str:
+    """Run a program of the system and return its output.
+
+    Raises CommandFailedError with the last line that it complained.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except FileNotFoundError as error:
+        raise CommandFailedError(f"{command[0]} is not installed (on Debian: apt install kmod udev)") from error
+    except subprocess.CalledProcessError as error:
+        complaint = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        raise CommandFailedError(f"{' '.join(command)}: {complaint}") from error
+    return done.stdout.strip()
+
+
+def require_root(what: str) -> None:
+    """Raise NotRootError unless we are root."""
+    if os.geteuid() != 0:
+        raise NotRootError(what)
+
+
+def candidates(machine: Machine, project: Path) -> Iterator[Path]:
+    """Walk over the places where a module for this kernel may be, best first."""
+    yield project / "build" / f"kmod-{machine.release}" / "exmap.ko"
+    yield project / "kmod" / "exmap.ko"
+    installed = machine.path(f"/lib/modules/{machine.release}")
+    for directory in ("updates", "extra"):
+        yield from sorted(installed.glob(f"{directory}/**/exmap.ko*"))
+
+
+def find_module(machine: Machine, project: Path = PROJECT) -> Path:
+    """Find a module that was built for the running kernel.
+
+    Raises ModuleAbsentError, or ModuleMismatchError if there are only others.
+    """
+    mismatch: ModuleMismatchError | None = None
+    for path in candidates(machine, project):
+        if not path.exists():
+            continue
+        try:
+            check_module(machine, path)
+        except ModuleMismatchError as error:
+            mismatch = mismatch or error
+        else:
+            return path
+    raise mismatch or ModuleAbsentError(machine.release)
+
+
+def check_module(machine: Machine, path: Path) -> str:
+    """Return the vermagic of a module that fits the running kernel.
+
+    Raises ModuleMismatchError if it is another module or another kernel's.
+    """
+    if not path.exists():
+        raise ModuleMismatchError(f"{path}: no such file")
+    try:
+        name, vermagic = (run(["modinfo", "-F", field, str(path)]) for field in ("name", "vermagic"))
+    except CommandFailedError as error:
+        raise ModuleMismatchError(f"{path} is no kernel module: {error}") from error
+    if name != "exmap":
+        raise ModuleMismatchError(f"{path} is the module '{name}', not exmap")
+    if vermagic.split(" ")[0] != machine.release:
+        raise ModuleMismatchError(
+            f"{path} was built for kernel {vermagic.split(' ')[0]}, this is {machine.release}: "
+            f"build it with 'make -C kmod KERNEL={machine.release}'"
+        )
+    return vermagic
+
+
+def load(machine: Machine, path: Path | None, parameters: Sequence[str], with_rule: bool) -> LoadedModule:
+    """Check a module and insert it; with `with_rule` first create the group and install the udev rule."""
+    if machine.module_loaded:
+        raise ModuleLoadedError
+    path = path or find_module(machine)
+    vermagic = check_module(machine, path)
+    require_root("load")
+    rule = install_rule(machine) if with_rule else None
+    run(["insmod", str(path), *parameters])
+    return LoadedModule(str(path), vermagic, rule)
+
+
+def install_rule(machine: Machine, project: Path = PROJECT) -> str:
+    """Create the group exmap and install the shipped udev rule; return the rule's path."""
+    rules = sorted((project / "kmod").glob("*.rules"))
+    if not rules:
+        raise CommandFailedError(f"no udev rule in {project / 'kmod'}: install from a source tree")
+    run(["groupadd", "--system", "--force", GROUP])
+    directory = machine.path(RULES_DIRECTORY)
+    directory.mkdir(parents=True, exist_ok=True)
+    target = Path(shutil.copy(rules[0], directory))
+    run(["udevadm", "control", "--reload"])
+    return str(target)
+
+
+def unload(machine: Machine) -> None:
+    """Take the module out.
+
+    Raises ModuleInUseError naming the processes that hold it.
+    """
+    if not machine.module_loaded:
+        raise ModuleNotLoadedError
+    require_root("unload")
+    users = find_users(machine)
+    if users:
+        names = ", ".join(f"{user.name} ({user.pid})" for user in users)
+        raise ModuleInUseError(f"exmap is in use by {names}: end them first")
+    run(["rmmod", "exmap"])
+
+
+def read_status(machine: Machine) -> Status:
+    """Read what the kernel shows of the module; all empty if it is not loaded."""
+    sysfs = "/sys/module/exmap"
+    return Status(
+        loaded=machine.module_loaded,
+        version=machine.read(f"{sysfs}/version"),
+        references=int(machine.read(f"{sysfs}/refcnt") or 0),
+        parameters=read_parameters(machine, f"{sysfs}/parameters"),
+        abi=ask_abi(machine) if machine.module_loaded else None,
+        users=find_users(machine) if machine.module_loaded else [],
+    )
+
+
+def status_rows(status: Status) -> list[tuple[str, object]]:
+    """Lay a status out for people."""
+    rows: list[tuple[str, object]] = [("loaded", "yes" if status.loaded else "no")]
+    if not status.loaded:
+        return rows
+    rows += [("version", status.version), ("references", status.references)]
+    rows += [(f"parameter {name}", value) for name, value in status.parameters.items()]
+    if status.abi:
+        rows += [("ABI version", status.abi.abi_version), ("features", f"{status.abi.features:#x}")]
+    rows += [
+        (f"user {user.pid}", f"{user.name}: {user.descriptors} descriptors, {user.mappings} mappings")
+        for user in status.users
+    ]
+    return rows
+
+
+def read_parameters(machine: Machine, directory: str) -> dict[str, str]:
+    """Read all module parameters."""
+    path = machine.path(directory)
+    if not path.is_dir():
+        return {}
+    return {entry.name: machine.read(f"{directory}/{entry.name}") for entry in sorted(path.iterdir())}
+
+
+def ask_abi(machine: Machine) -> Abi | None:
+    """Ask /dev/exmap what it is; None if this user may not open it."""
+    from fcntl import ioctl
+
+    from exmapctl._bench import ffi, lib
+
+    info = ffi.new("struct exmap_info *")
+    try:
+        with machine.path("/dev/exmap").open("r+b", buffering=0) as device:
+            ioctl(device, lib.EXMAP_IOCTL_INFO, ffi.buffer(info))
+    except OSError:
+        return None
+    return Abi(info.abi_version, info.page_size, info.features, info.chunk_pages)
