@@ -244,17 +244,13 @@ static int claim(struct exmap_op *op, u64 page)
 		return 0;
 	if (*word & EXMAP_RES_BUSY)
 		return -EAGAIN;
-	if (*word & EXMAP_RES_LAZY) {
-		frame = EXMAP_RES_FRAME(*word);
-		/* I/O that the owner started before the FREE is still using it */
-		if (page_count(frames[frame].page) != 1)
-			return -EAGAIN;
+	frame = EXMAP_RES_FRAME(*word);
+	if ((*word & EXMAP_RES_LAZY) && exmap_quarantine_rescue(&frames[frame], page)) {
 		op->itf->counts.quarantine--;
 	} else {
-		ret = exmap_op_take_frame(op, &frame);
+		ret = exmap_op_take_frame(op, page, &frame);
 		if (ret)
 			return ret;
-		WRITE_ONCE(frames[frame].page_nr, (u32)page);
 	}
 	WRITE_ONCE(*word, EXMAP_RES_BUSY | (frame + 1));
 	op->itf->counts.busy++;
@@ -305,7 +301,7 @@ static void abandon(struct exmap_op *op, const struct io_slot *slot)
 	if (!region->dead)
 		WRITE_ONCE(chunk->words[slot->page % EXMAP_CHUNK_PAGES], 0);
 	op->itf->counts.busy--;
-	if (page_count(pool->frames[slot->frame].page) == 1)
+	if (page_ref_count(pool->frames[slot->frame].page) == 1)
 		exmap_pool_push(pool, slot->frame);
 	else
 		exmap_pool_pin(pool, slot->frame);

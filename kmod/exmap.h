@@ -43,21 +43,30 @@
  * struct exmap_frame - a page frame of a pool
  * @page: the pool's reference; NULL for a hole that RESIZE left
  * @seq: tlb.started when its page was last freed
- * @page_nr: the page that it is bound to while mapped, busy or lazy; the next
- *	frame while on the pinned list
- * @gen: number of times that it was freed
+ * @bind: the page that the frame is, or was last, bound to; EXMAP_BIND_LAZY
+ *	while it is in quarantine; above that the number of times that it was
+ *	freed.  On the pinned list, the next frame.
  *
  * A frame is in one place: the pool's stack or an interface's cache (free), a
- * residency word (mapped, busy, lazy), or the pinned list.  What is in a
- * residency word is protected by that chunk's ptl.  It fills a cache line so
- * that interfaces that work on different frames do not share one.
+ * page (mapped, busy), quarantine, or the pinned list.  It leaves quarantine by
+ * a cmpxchg of @bind: to be retired or to be mapped again, whoever comes first.
+ * Otherwise @bind belongs to the holder of the page's lock or of the free frame.
+ * It fills a cache line so that interfaces that work on different frames do not
+ * share one.
  */
 struct exmap_frame {
 	struct page *page;
 	u64 seq;
-	u32 page_nr;
-	u32 gen;
+	u64 bind;
 } ____cacheline_aligned;
+
+#define EXMAP_BIND_LAZY		BIT_ULL(32)
+#define EXMAP_BIND_FREED_ONCE	BIT_ULL(33)
+
+static inline u32 exmap_bind_page(u64 bind)
+{
+	return bind;
+}
 
 /**
  * struct exmap_pool - the frames of a region
@@ -137,8 +146,8 @@ struct exmap_io;
  * @user: the page of iovs, shared with user space
  * @io: vector for READ and WRITE, made by the first of them; protected by @op
  * @ring: quarantine, oldest first: frames that may be retired.  An entry is a
- *	hint; the frame's residency word and seq decide.  Every lazy frame has at
- *	least one entry in some ring.
+ *	hint; the frame's bind and seq decide.  Every lazy frame has at least one
+ *	entry in some ring.
  * @cache: local free frames
  */
 struct exmap_interface {
@@ -248,7 +257,7 @@ struct exmap_walk {
  * @stale: a zero page was replaced: flush before the call returns
  * @nr_freed: pages freed; beyond EXMAP_RANGED_PAGES flush everything
  * @freed_pages: the first of them
- * @freed: their frames and generations
+ * @freed: their frames, and what they were bound to
  */
 struct exmap_op {
 	struct exmap_region *region;
@@ -261,7 +270,7 @@ struct exmap_op {
 	u32 freed_pages[EXMAP_RANGED_PAGES];
 	struct {
 		u32 frame;
-		u32 gen;
+		u64 bind;
 	} freed[EXMAP_RANGED_PAGES];
 };
 
@@ -323,7 +332,6 @@ int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn);
 int exmap_op_alloc_page(struct exmap_op *op, u64 page);
 long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags);
 long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len);
-int exmap_op_take_frame(struct exmap_op *op, u32 *frame);
 void exmap_op_empty_ring(struct exmap_op *op);
 void exmap_op_finish(struct exmap_op *op, bool lazy);
 
@@ -338,6 +346,18 @@ int exmap_interface_mmap(struct exmap_region *region, struct vm_area_struct *vma
 vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool write);
 ssize_t exmap_interface_read_iter(struct kiocb *kiocb, struct iov_iter *iter);
 int exmap_interface_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
+
+/* pool.c */
+int exmap_pool_create(struct exmap_pool *pool, u32 nr);
+void exmap_pool_destroy(struct exmap_pool *pool);
+int exmap_pool_grow(struct exmap_region *region, u32 nr);
+int exmap_pool_shrink(struct exmap_region *region, u32 nr);
+bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf);
+void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 nr);
+void exmap_pool_release(struct exmap_pool *pool, struct exmap_interface *itf, u32 frame);
+void exmap_pool_push(struct exmap_pool *pool, u32 frame);
+void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
+void exmap_pool_unpin(struct exmap_pool *pool);
 
 /* quarantine.c */
 static inline u32 exmap_quarantine_length(const struct exmap_interface *itf)
@@ -356,22 +376,63 @@ static inline u64 exmap_tlb_done(const struct exmap_tlb *tlb)
 	return atomic64_read_acquire(&tlb->done);
 }
 
-/*
- * The page was unmapped before; the caller saw to it that the ring has room.
- * Returns the frame's new generation.
- */
-static __always_inline u32 exmap_quarantine_add(struct exmap_region *region,
-						struct exmap_interface *itf, u32 frame)
+/* A frame whose page has just been unmapped goes into quarantine. */
+static __always_inline u64 exmap_quarantine_bind(struct exmap_region *region, u32 frame)
 {
 	struct exmap_frame *f = &region->pool.frames[frame];
+	u64 bind = (f->bind + EXMAP_BIND_FREED_ONCE) | EXMAP_BIND_LAZY;
+
+	/* a full barrier (xchg) lies between the entry and this load */
+	WRITE_ONCE(f->seq, exmap_tlb_started(&region->tlb));
+	/* pairs with smp_load_acquire in exmap_quarantine_drain */
+	smp_store_release(&f->bind, bind);
+	return bind;
+}
+
+/*
+ * The same, into an interface's ring; the caller saw to it that there is room.
+ * Returns what the frame is bound to now.
+ */
+static __always_inline u64 exmap_quarantine_add(struct exmap_region *region,
+						struct exmap_interface *itf, u32 frame)
+{
+	u64 bind = exmap_quarantine_bind(region, frame);
 
 	lockdep_assert_held(&itf->lock);
-	/* a full barrier (xchg) lies between the entry and this load */
-	f->seq = exmap_tlb_started(&region->tlb);
 	itf->ring[itf->ring_tail % EXMAP_RING_ENTRIES] = frame;
 	WRITE_ONCE(itf->ring_tail, itf->ring_tail + 1);
 	itf->counts.quarantine++;
-	return ++f->gen;
+	return bind;
+}
+
+/* Take a frame out of quarantine; fails if somebody else did, or freed it again. */
+static __always_inline bool exmap_quarantine_take(struct exmap_frame *f, u64 bind)
+{
+	return cmpxchg(&f->bind, bind, bind & ~EXMAP_BIND_LAZY) == bind;
+}
+
+/* Is the frame, that the LAZY word of @page names, still there?  Then take it. */
+static __always_inline bool exmap_quarantine_rescue(struct exmap_frame *f, u64 page)
+{
+	u64 bind = READ_ONCE(f->bind);
+
+	return (bind & EXMAP_BIND_LAZY) && exmap_bind_page(bind) == page &&
+	       exmap_quarantine_take(f, bind);
+}
+
+/* A frame for a page, out of the interface's cache.  -ENOMEM: the pool is dry. */
+static __always_inline int exmap_op_take_frame(struct exmap_op *op, u64 page, u32 *frame)
+{
+	struct exmap_interface *itf = op->itf;
+	struct exmap_frame *f;
+
+	if (unlikely(!itf->nr_cache) && !exmap_pool_refill(&op->region->pool, itf))
+		return -ENOMEM;
+	*frame = itf->cache[--itf->nr_cache];
+	f = &op->region->pool.frames[*frame];
+	/* a stale ring entry may be looking */
+	WRITE_ONCE(f->bind, ((f->bind >> 33) << 33) | page);
+	return 0;
 }
 
 /* Make sure that the ring takes another page. */
@@ -384,20 +445,8 @@ static __always_inline void exmap_op_make_room(struct exmap_op *op)
 u32 exmap_quarantine_limit(const struct exmap_region *region);
 void exmap_quarantine_drain(struct exmap_region *region, struct exmap_interface *itf);
 void exmap_quarantine_retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame,
-			     u32 gen);
+			     u64 bind);
 void exmap_quarantine_sweep(struct exmap_region *region, u64 first, u64 last);
-
-/* pool.c */
-int exmap_pool_create(struct exmap_pool *pool, u32 nr);
-void exmap_pool_destroy(struct exmap_pool *pool);
-int exmap_pool_grow(struct exmap_region *region, u32 nr);
-int exmap_pool_shrink(struct exmap_region *region, u32 nr);
-bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf);
-void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 nr);
-void exmap_pool_release(struct exmap_pool *pool, struct exmap_interface *itf, u32 frame);
-void exmap_pool_push(struct exmap_pool *pool, u32 frame);
-void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
-void exmap_pool_unpin(struct exmap_pool *pool);
 
 /* ptable.c; the inlines are in ptable.h */
 int exmap_chunk_populate(struct exmap_region *region, u64 nr);

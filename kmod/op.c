@@ -113,43 +113,25 @@ int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn)
 	return step(op, page, fn);
 }
 
-static __always_inline int take_frame(struct exmap_op *op, u32 *frame)
-{
-	struct exmap_interface *itf = op->itf;
-
-	if (unlikely(!itf->nr_cache) && !exmap_pool_refill(&op->region->pool, itf))
-		return -ENOMEM;
-	*frame = itf->cache[--itf->nr_cache];
-	return 0;
-}
-
-int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
-{
-	return take_frame(op, frame);
-}
-
-/* Map a frame to a page; its word is not mapped yet. */
+/* Map a frame, which is ours, to a page, whose word is not mapped yet. */
 static __always_inline void map_frame(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 {
-	struct exmap_frame *f = &op->region->pool.frames[frame];
+	struct page *p = op->region->pool.frames[frame].page;
 
-	WRITE_ONCE(f->page_nr, (u32)page);
-	if (unlikely(exmap_pte_map(&op->walk, page, f->page)))
+	if (unlikely(exmap_pte_map(&op->walk, page, p)))
 		op->stale = true;
 	WRITE_ONCE(*word, frame + 1);
 	op->itf->counts.mapped++;
 	op->itf->counts.allocs++;
 }
 
-/* ALLOC of a page that is not simply absent. */
-static noinline int alloc_present(struct exmap_op *op, u64 page, u32 *word)
+/* Map the frame that a page in quarantine has; 0 if it is not there any more. */
+static noinline int rescue(struct exmap_op *op, u64 page, u32 *word)
 {
 	u32 frame = EXMAP_RES_FRAME(*word);
 
-	if (EXMAP_RES_MAPPED(*word))
+	if (!exmap_quarantine_rescue(&op->region->pool.frames[frame], page))
 		return 0;
-	if (*word & EXMAP_RES_BUSY)
-		return -EAGAIN;
 	op->itf->counts.quarantine--;
 	op->itf->counts.rescues++;
 	map_frame(op, page, word, frame);
@@ -162,9 +144,13 @@ static __always_inline int alloc_page_locked(struct exmap_op *op, u64 page)
 	u32 frame;
 	int ret;
 
-	if (unlikely(*word))
-		return alloc_present(op, page, word);
-	ret = take_frame(op, &frame);
+	if (EXMAP_RES_MAPPED(*word))
+		return 0;
+	if (unlikely(*word & EXMAP_RES_BUSY))
+		return -EAGAIN;
+	if ((*word & EXMAP_RES_LAZY) && rescue(op, page, word))
+		return 1;
+	ret = exmap_op_take_frame(op, page, &frame);
 	if (unlikely(ret))
 		return ret;
 	map_frame(op, page, word, frame);
@@ -201,20 +187,20 @@ static __always_inline unsigned int free_page_locked(struct exmap_op *op, u64 pa
 	struct exmap_interface *itf = op->itf;
 	u32 *word = exmap_walk_word(&op->walk, page);
 	u32 frame = EXMAP_RES_FRAME(*word);
-	u32 gen;
+	u64 bind;
 
 	if (unlikely(!EXMAP_RES_MAPPED(*word)))
 		return 0;
 	exmap_pte_unmap(&op->walk, page);
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
-	gen = exmap_quarantine_add(op->region, itf, frame);
+	bind = exmap_quarantine_add(op->region, itf, frame);
 	itf->counts.mapped--;
 	itf->counts.frees++;
 
 	if (op->nr_freed < EXMAP_RANGED_PAGES) {
 		op->freed_pages[op->nr_freed] = page;
 		op->freed[op->nr_freed].frame = frame;
-		op->freed[op->nr_freed].gen = gen;
+		op->freed[op->nr_freed].bind = bind;
 	}
 	op->nr_freed++;
 	return 1;
@@ -304,7 +290,7 @@ static void finish_ranged(struct exmap_op *op)
 	/* they are the youngest in the ring: @freed has them as well */
 	WRITE_ONCE(itf->ring_tail, itf->ring_tail - op->nr_freed);
 	for (i = 0; i < op->nr_freed; i++)
-		exmap_quarantine_retire(op->region, itf, op->freed[i].frame, op->freed[i].gen);
+		exmap_quarantine_retire(op->region, itf, op->freed[i].frame, op->freed[i].bind);
 }
 
 /* Flush as far as the call promised it, and leave. */

@@ -197,13 +197,13 @@ static void unpin_locked(struct exmap_pool *pool)
 	pool->pinned = EXMAP_NO_FRAME;
 	while (frame != EXMAP_NO_FRAME) {
 		struct exmap_frame *f = &pool->frames[frame];
-		u32 next = f->page_nr;
+		u32 next = exmap_bind_page(f->bind);
 
-		if (page_count(f->page) == 1) {
+		if (page_ref_count(f->page) == 1) {
 			pool->free[pool->nr_free++] = frame;
 			pool->nr_pinned--;
 		} else {
-			f->page_nr = pool->pinned;
+			f->bind = pool->pinned;
 			pool->pinned = frame;
 		}
 		frame = next;
@@ -223,7 +223,7 @@ void exmap_pool_unpin(struct exmap_pool *pool)
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame)
 {
 	spin_lock(&pool->lock);
-	pool->frames[frame].page_nr = pool->pinned;
+	pool->frames[frame].bind = pool->pinned;
 	pool->pinned = frame;
 	pool->nr_pinned++;
 	spin_unlock(&pool->lock);

@@ -2,11 +2,15 @@
 /*
  * exmap - quarantine: freed pages that wait for a flush.
  *
- * A freed page's residency word says LAZY and keeps the frame; neither is used
- * again until a full flush that began after the page was unmapped has ended
- * (exmap_frame.seq against exmap_tlb), or its very page was flushed.  Each
- * interface remembers what it has freed in a ring.  A flush that any interface
- * makes serves all of them; each retires its own pages when it needs frames.
+ * A freed page's residency word says LAZY and names the frame; the frame is
+ * bound to the page.  Neither is used for anything else until a full flush that
+ * began after the page was unmapped has ended (exmap_frame.seq against
+ * exmap_tlb), or its very page was flushed.  Then the frame is *retired*: it is
+ * free, and the page is absent.
+ *
+ * Each interface remembers what it has freed in a ring.  A flush that any
+ * interface makes serves all of them; each retires its own pages when it needs
+ * frames.  Retiring takes no chunk's lock.
  */
 #include <linux/mm.h>
 
@@ -21,63 +25,66 @@ u32 exmap_quarantine_limit(const struct exmap_region *region)
 	return min(READ_ONCE(region->flush_threshold), max_t(u32, share, EXMAP_RANGED_PAGES));
 }
 
-/* The page's lock is held, its word says LAZY, and it has been flushed. */
-static __always_inline void retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame, u32 *word)
+/*
+ * The frame is ours, so that nobody else can make this word out of it; a word
+ * that names it still is out of date, also for whoever holds the chunk's lock.
+ */
+static __always_inline void clear_word(struct exmap_region *region, u64 bind, u32 frame)
 {
-	WRITE_ONCE(*word, 0);
+	u32 page = exmap_bind_page(bind);
+	struct exmap_chunk *chunk = region->chunks[page / EXMAP_CHUNK_PAGES];
+
+	cmpxchg(&chunk->words[page % EXMAP_CHUNK_PAGES], EXMAP_RES_LAZY | (frame + 1), 0);
+}
+
+/* The frame is ours, and flushed. */
+static __always_inline void retire(struct exmap_region *region, struct exmap_interface *itf,
+				   u32 frame)
+{
 	itf->counts.quarantine--;
 	/* pairs with the reference that get_user_pages takes before it looks at the entry again */
-	if (page_count(region->pool.frames[frame].page) == 1)
+	if (likely(page_ref_count(region->pool.frames[frame].page) == 1))
 		exmap_pool_release(&region->pool, itf, frame);
 	else
 		exmap_pool_pin(&region->pool, frame);
 }
 
-/* Lock the page that a frame is bound to; NULL if it is not in quarantine now. */
-static __always_inline u32 *lazy_word(struct exmap_walk *walk, u32 frame)
-{
-	u64 page = READ_ONCE(walk->region->pool.frames[frame].page_nr);
-	u32 *word;
-
-	if (page >= walk->region->nr_pages || !exmap_walk_to(walk, page))
-		return NULL;
-	word = exmap_walk_word(walk, page);
-	return *word == (EXMAP_RES_LAZY | (frame + 1)) ? word : NULL;
-}
-
 /* Retire what flushes have made safe, oldest first. */
 void exmap_quarantine_drain(struct exmap_region *region, struct exmap_interface *itf)
 {
-	struct exmap_walk walk = { .region = region };
 	u64 done = exmap_tlb_done(&region->tlb);
+	u32 head = itf->ring_head;
 
 	lockdep_assert_held(&itf->lock);
-	while (itf->ring_head != itf->ring_tail) {
-		u32 frame = itf->ring[itf->ring_head % EXMAP_RING_ENTRIES];
-		u32 *word = lazy_word(&walk, frame);
+	for (; head != itf->ring_tail; head++) {
+		u32 frame = itf->ring[head % EXMAP_RING_ENTRIES];
+		struct exmap_frame *f = &region->pool.frames[frame];
+		u64 bind = smp_load_acquire(&f->bind); /* pairs with exmap_quarantine_add */
 
-		if (word && region->pool.frames[frame].seq >= done)
+		if (unlikely(!(bind & EXMAP_BIND_LAZY)))
+			continue;
+		if (unlikely(READ_ONCE(f->seq) >= done))
 			break;
-		if (word)
-			retire(region, itf, frame, word);
-		WRITE_ONCE(itf->ring_head, itf->ring_head + 1);
+		if (unlikely(!exmap_quarantine_take(f, bind)))
+			continue;
+		clear_word(region, bind, frame);
+		retire(region, itf, frame);
 	}
-	exmap_walk_end(&walk);
+	WRITE_ONCE(itf->ring_head, head);
 }
 
 /*
- * Retire a frame whose page alone was flushed, if it has not been freed again
- * since; then whoever did that has an entry of his own.
+ * Retire a frame whose page alone was flushed, if it has not been mapped again
+ * since; then whoever frees it next has an entry of his own.
  */
 void exmap_quarantine_retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame,
-			     u32 gen)
+			     u64 bind)
 {
-	struct exmap_walk walk = { .region = region };
-	u32 *word = lazy_word(&walk, frame);
-
-	if (word && region->pool.frames[frame].gen == gen)
-		retire(region, itf, frame, word);
-	exmap_walk_end(&walk);
+	lockdep_assert_held(&itf->lock);
+	if (!exmap_quarantine_take(&region->pool.frames[frame], bind))
+		return;
+	clear_word(region, bind, frame);
+	retire(region, itf, frame);
 }
 
 /*
@@ -91,7 +98,7 @@ void exmap_quarantine_sweep(struct exmap_region *region, u64 first, u64 last)
 	u64 page;
 
 	for (page = first; page < last; page++) {
-		u32 *word;
+		u32 *word, frame;
 
 		if (!(page % EXMAP_CHUNK_PAGES)) {
 			exmap_walk_end(&walk);
@@ -102,9 +109,11 @@ void exmap_quarantine_sweep(struct exmap_region *region, u64 first, u64 last)
 			continue;
 		}
 		word = exmap_walk_word(&walk, page);
-		if (*word & EXMAP_RES_LAZY)
-			retire(region, region->ctl, EXMAP_RES_FRAME(*word), word);
-		else if (region->dead)
+		frame = EXMAP_RES_FRAME(*word);
+		if ((*word & EXMAP_RES_LAZY) &&
+		    exmap_quarantine_rescue(&region->pool.frames[frame], page))
+			retire(region, region->ctl, frame);
+		if (!(*word & EXMAP_RES_BUSY) || region->dead)
 			WRITE_ONCE(*word, 0);
 	}
 	exmap_walk_end(&walk);

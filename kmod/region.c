@@ -65,6 +65,7 @@ static void unmap_range(struct exmap_region *region, u64 first, u64 last)
 		word = exmap_walk_word(&walk, page);
 		if (!EXMAP_RES_MAPPED(*word))
 			continue;
+		exmap_quarantine_bind(region, EXMAP_RES_FRAME(*word));
 		WRITE_ONCE(*word, *word | EXMAP_RES_LAZY);
 		counts->mapped--;
 		counts->quarantine++;

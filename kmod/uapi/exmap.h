@@ -137,11 +137,13 @@
  *
  * RESIDENCY MAP
  *
- * One __u32 for each page of the region, read-only, at EXMAP_OFF_RESIDENCY: 0
- * if absent, else EXMAP_RES_* .  A page is mapped if and only if
- * EXMAP_RES_MAPPED is true of its word.  It is written under the page-table
- * lock together with the page-table entry; a reader without a lock sees a word
- * that was true a moment ago.
+ * One __u32 for each page of the region, read-only, at EXMAP_OFF_RESIDENCY.  A
+ * page is mapped if and only if EXMAP_RES_MAPPED is true of its word; then
+ * EXMAP_RES_FRAME is the index of its frame, which no other mapped page has.  An
+ * absent page's word is 0, or has EXMAP_RES_BUSY (being read) or EXMAP_RES_LAZY
+ * (freed, in quarantine).  It is written under the page-table lock together with
+ * the page-table entry; a reader without a lock sees a word that was true a
+ * moment ago.
  */
 #ifndef _UAPI_EXMAP_H
 #define _UAPI_EXMAP_H
