@@ -1,0 +1,46 @@
+# The two commands a newcomer needs: make demo, make test.  All others build on
+# the same set-up and may be run at any time.
+
+PY := .venv/bin/python
+DEMO_KERNEL ?= 6.12
+BACKEND ?= kernel
+
+help:
+	@echo "make demo [BACKEND=posix]   load real data into exmapdb in a guest, and check it"
+	@echo "make test                   lint, host tests, the VM suite on both kernels"
+	@echo "make test-debug             the VM suite under KASAN and lockdep"
+	@echo "make bench                  the benches, in a guest; compares with docs/bench"
+	@echo "make lint  make docs  make setup  make clean"
+
+setup:
+	@ci/setup
+
+demo: setup
+ifeq ($(BACKEND),posix)
+	@.venv/bin/exmapdb demo --backend posix
+else
+	@ci/vm run --kernel $(DEMO_KERNEL) --nvme 1G --load -- exmapdb demo --backend kernel --device /dev/nvme0n1
+endif
+
+test: setup
+	@$(PY) ci/suite.py lint host vm:6.1 vm:6.12
+
+test-host: setup
+	@$(PY) ci/suite.py lint host
+
+test-debug: setup
+	@$(PY) ci/suite.py vm:debug
+
+bench: setup
+	@$(PY) ci/bench.py
+
+lint: setup
+	@$(PY) ci/lint.py
+
+docs: setup
+	@$(PY) -m exmapctl.docs
+
+clean:
+	rm -rf build dist *.egg-info
+
+.PHONY: help setup demo test test-host test-debug bench lint docs clean

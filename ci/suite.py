@@ -1,0 +1,143 @@
+"""Run the parts of the test suite and add up what they say.
+
+Parts: lint, host, vm:KERNEL.  The last line printed is "N passed, N failed,
+N skipped", a lost guest and a failed linter being failures.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import kernels
+import lint
+import vm
+
+__all__ = ["Outcome", "main", "read_junit"]
+
+GUEST_SUITE = "ci/guest-suite.sh"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one part of the suite came to."""
+
+    part: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def fail(self, what: str) -> None:
+        self.failed += 1
+        self.failures.append(what)
+
+
+def read_junit(path: Path, outcome: Outcome) -> None:
+    """Add the results of a JUnit file; a file that is missing or cut is a failure."""
+    try:
+        root = ET.parse(path).getroot()
+    except (OSError, ET.ParseError) as error:
+        outcome.fail(f"no results: {error}")
+        return
+    for case in root.iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.fail(name)
+        elif case.find("skipped") is not None:
+            outcome.skipped += 1
+        else:
+            outcome.passed += 1
+
+
+def _pytest(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+
+
+def run_lint(outcome: Outcome) -> None:
+    """Run every linter; each counts as one test."""
+    for check in lint.CHECKS:
+        problem = lint.run_check(check)
+        if problem is None:
+            outcome.passed += 1
+        else:
+            outcome.fail(f"lint {check.name}")
+
+
+def run_host(outcome: Outcome) -> None:
+    """Run tests/host on this machine."""
+    report = kernels.ROOT / "build/junit-host.xml"
+    report.unlink(missing_ok=True)
+    done = subprocess.run(_pytest("tests/host", f"--junitxml={report}"), cwd=kernels.ROOT, check=False)
+    read_junit(report, outcome)
+    if done.returncode and not outcome.failed:
+        outcome.fail(f"pytest ended with {done.returncode}")
+
+
+def run_vm(outcome: Outcome, kernel: str) -> None:
+    """Run tests/vm in one boot of a kernel."""
+    guest = vm.Guest(kernel=kernel, nvme=("512M", "512M"), load=True, timeout=1500.0)
+    if kernel == "debug":
+        guest = vm.Guest(kernel=kernel, nvme=("512M", "512M"), load=True, timeout=3000.0)
+    try:
+        with vm.results_directory() as out:
+            result = vm.run(guest, ["sh", GUEST_SUITE], out=out, log=kernels.ROOT / f"build/vm-{kernel}.log")
+            read_junit(out / "junit.xml", outcome)
+    except (vm.GuestError, kernels.KernelMissing, kernels.ModuleBuildFailed) as error:
+        outcome.fail(f"{type(error).__name__}: {error}")
+        return
+    outcome.failures += [f"kernel log: {line}" for line in result.complaints[:10]]
+    outcome.failed += bool(result.complaints)
+    if result.returncode and not outcome.failed:
+        outcome.fail(f"the suite ended with {result.returncode}")
+
+
+def run_part(part: str) -> Outcome:
+    """Run one part by name."""
+    outcome = Outcome(part)
+    begin = time.monotonic()
+    print(f"\n=== {part}", flush=True)
+    if part == "lint":
+        run_lint(outcome)
+    elif part == "host":
+        run_host(outcome)
+    elif part.startswith("vm:"):
+        run_vm(outcome, part.removeprefix("vm:"))
+    else:
+        outcome.fail(f"no part {part!r}")
+    outcome.seconds = time.monotonic() - begin
+    return outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the parts that are named; return 0 if nothing failed."""
+    parser = argparse.ArgumentParser(prog="ci/suite.py", description=__doc__)
+    parser.add_argument("parts", nargs="+")
+    args = parser.parse_args(argv)
+    os.chdir(kernels.ROOT)
+    (kernels.ROOT / "build").mkdir(exist_ok=True)
+    outcomes = [run_part(part) for part in args.parts]
+    print("\n=== summary")
+    for outcome in outcomes:
+        print(
+            f"{outcome.part:10} {outcome.passed:5} passed {outcome.failed:4} failed"
+            f" {outcome.skipped:4} skipped {outcome.seconds:7.0f} s"
+        )
+        for failure in outcome.failures:
+            print(f"    FAILED {failure}")
+    failed = sum(outcome.failed for outcome in outcomes)
+    passed = sum(outcome.passed for outcome in outcomes)
+    print(f"{passed} passed, {failed} failed, {sum(outcome.skipped for outcome in outcomes)} skipped", flush=True)
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

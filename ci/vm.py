@@ -1,0 +1,375 @@
+"""Boot a guest with virtme-ng, run a command in it, and bring the results out.
+
+The guest sees the host's root file system read-only over 9p, so the work tree
+and its virtual environment are there at the same paths.  One directory is
+writable, for results; it is also the channel for output and verdict.  A verdict
+that did not arrive means that the guest was lost, whatever QEMU's exit code was.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import kernels
+import logscan
+
+__all__ = ["Guest", "GuestError", "GuestSetupFailed", "LostGuest", "Result", "kvm_works", "main", "run"]
+
+EXIT_BAD_LOG = 123
+EXIT_SETUP = 124
+EXIT_LOST = 125
+PROBE_SECONDS = 40.0
+
+
+class GuestError(Exception):
+    """Something other than the command failed."""
+
+
+class LostGuest(GuestError):
+    """The guest ended, or ran out of time, without a verdict."""
+
+
+class GuestSetupFailed(GuestError):
+    """The guest booted but could not be prepared: module not loaded, not unloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What to boot.
+
+    nvme holds the sizes of emulated disks as qemu-img understands them ("1G");
+    timeout is in seconds and covers boot and command.
+    """
+
+    kernel: str = "6.12"
+    smp: int = 2
+    memory: str = "3G"
+    nvme: tuple[str, ...] = ()
+    iommu: bool = False
+    icount: bool = False
+    load: bool = False
+    timeout: float = 900.0
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command left behind; out is the results directory."""
+
+    returncode: int
+    complaints: list[str]
+    out: Path
+
+
+def kvm_works(image: Path) -> bool:
+    """Tell whether a stock kernel really boots under KVM here, by booting one.
+
+    /dev/kvm may open and the guest still hang.  The answer is kept in the cache
+    for this host kernel.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    memo = kernels.cache_dir() / f"kvm-{os.uname().release}"
+    if memo.exists():
+        return memo.read_text().strip() == "yes"
+    print("ci/vm: trying KVM with a probe boot", file=sys.stderr)
+    command = [_vng(), "--run", str(image), *_FIXED, "--exec", "true"]
+    with _process(command, subprocess.DEVNULL) as process:
+        try:
+            works = process.wait(PROBE_SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            works = False
+    memo.write_text("yes\n" if works else "no\n")
+    return works
+
+
+_FIXED = ("--disable-microvm", "--force-9p", "--user", "root")
+
+
+def _vng() -> str:
+    path = Path(sys.executable).parent / "vng"
+    return str(path) if path.exists() else "vng"
+
+
+def _disk_options(guest: Guest, out: Path) -> list[str]:
+    options = []
+    for number, size in enumerate(guest.nvme):
+        image = out / f"nvme{number}.img"
+        subprocess.run(["truncate", "-s", size, str(image)], check=True)
+        options += [
+            f"-drive file={image},if=none,id=n{number},format=raw,cache=writeback",
+            f"-device nvme,drive=n{number},serial=exmap{number},max_ioqpairs=8",
+        ]
+    return options
+
+
+def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -> list[str]:
+    """Return the command line that boots a guest whose results go to out."""
+    qemu = _disk_options(guest, out)
+    append = list(kernel.append)
+    smp = guest.smp
+    if guest.iommu:
+        qemu.append("-machine q35,kernel-irqchip=split -device intel-iommu,intremap=off,caching-mode=off")
+        append.append("intel_iommu=on")
+    if guest.icount:
+        smp, kvm = 1, False
+        qemu.append("-icount shift=0,sleep=off")
+        append.append("tsc=reliable")
+    command = [_vng(), "--run", str(kernel.image), *_FIXED]
+    if not kvm:
+        command.append("--disable-kvm")
+    command += ["--cpus", str(smp), "--memory", guest.memory, f"--rwdir={out}"]
+    for option in append:
+        command += ["--append", option]
+    if qemu:
+        command.append("--qemu-opts=" + " ".join(qemu))
+    guest_script = Path(__file__).resolve().parent / "guest.sh"
+    return [*command, "--exec", f"sh {guest_script} {out}"]
+
+
+def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]:
+    values = {
+        "PATH": f"{kernels.ROOT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "EXMAP_VM": "1",
+        "EXMAP_KERNEL": guest.kernel,
+        "EXMAP_OUT": str(out),
+        "EXMAP_ROOT": str(kernels.ROOT),
+        "EXMAP_KO": str(module) if module else "",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/tmp",
+        "LC_ALL": "C.UTF-8",
+    }
+    if guest.icount:
+        values["EXMAP_ICOUNT"] = "1"
+    return values | guest.environment
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], output: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, of which nothing survives."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end_group(process.pid)
+        process.wait()
+
+
+def _end_group(group: int) -> None:
+    for number, patience in ((0, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+        with contextlib.suppress(ProcessLookupError):
+            if number:
+                os.killpg(group, number)
+        limit = time.monotonic() + patience
+        while time.monotonic() < limit:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-group, os.WNOHANG)
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return
+            if number == 0 and not _exited(group):
+                break
+            time.sleep(0.05)
+
+
+def _exited(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@contextlib.contextmanager
+def _only_guest(wait: bool) -> Iterator[None]:
+    """Keep other guests of this machine out: timings and memory are not shared."""
+    if not wait:
+        yield
+        return
+    with (kernels.cache_dir() / "vm.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("ci/vm: waiting for another guest to end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class _Tail:
+    """Copies what is appended to a file to a stream."""
+
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        self._path = path
+        self._stream = stream
+        self._done = 0
+
+    def copy(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._done)
+            data = file.read()
+        self._done += len(data)
+        if data:
+            self._stream.write(data)
+            self._stream.flush()
+
+
+def _wait(process: subprocess.Popen[bytes], out: Path, limit: float, tails: Sequence[_Tail]) -> None:
+    """Pass output on until there is a verdict or the guest is gone."""
+    while time.monotonic() < limit:
+        for tail in tails:
+            tail.copy()
+        if process.poll() is not None or (out / "verdict").exists():
+            break
+        time.sleep(0.1)
+    for tail in tails:
+        tail.copy()
+
+
+def read_verdict(out: Path) -> int:
+    """Return the command's exit code.
+
+    :raises LostGuest: there is no verdict.
+    :raises GuestSetupFailed: the module did not load or unload.
+    """
+    try:
+        words = (out / "verdict").read_text().split(maxsplit=2)
+    except FileNotFoundError:
+        tail = "".join(_log_lines(out)[-15:])
+        raise LostGuest(f"the guest ended without a verdict; its last words:\n{tail}") from None
+    if words[0] == "exit" and re.fullmatch(r"\d+", words[1]):
+        return int(words[1])
+    raise GuestSetupFailed(" ".join(words))
+
+
+def _log_lines(out: Path) -> list[str]:
+    for name in ("dmesg", "kmsg", "console"):
+        path = out / name
+        if path.exists() and path.stat().st_size:
+            return path.read_text(errors="replace").splitlines(keepends=True)
+    return []
+
+
+def run(guest: Guest, command: Sequence[str], *, out: Path, log: Path | None = None, lock: bool = True) -> Result:
+    """Boot a guest, run a command in it, pass its output through, and return what became of it.
+
+    out is an empty directory below the project's root (the guest has overlays
+    elsewhere); what the command writes to $EXMAP_OUT is found there afterwards.
+
+    :raises LostGuest: no verdict within the time limit.
+    :raises GuestSetupFailed: the module could not be loaded or unloaded.
+    :raises kernels.KernelMissing: that kernel is not on this machine.
+    :raises kernels.ModuleBuildFailed: the module did not build.
+    """
+    kernel = kernels.find(guest.kernel)
+    module = kernels.build_module(kernel) if guest.load else None
+    lines = [f"export {key}={shlex.quote(value)}\n" for key, value in _environment(guest, out, module).items()]
+    (out / "environment").write_text("".join(lines))
+    (out / "command").write_text("ulimit -l unlimited\nexec " + shlex.join(command) + "\n")
+    tails = [_Tail(out / "stdout", sys.stdout.buffer), _Tail(out / "stderr", sys.stderr.buffer)]
+    with _only_guest(lock), (out / "console").open("wb") as console:
+        argv = vng_command(guest, kernel, out, kvm=not guest.icount and kvm_works(kernel.image))
+        with _process(argv, console) as process:
+            _wait(process, out, time.monotonic() + guest.timeout, tails)
+            if (out / "verdict").exists():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(_log_lines(out)))
+    returncode = read_verdict(out)
+    found = logscan.complaints(_log_lines(out))
+    kmemleak = out / "kmemleak"
+    if kmemleak.exists() and kmemleak.stat().st_size:
+        found += kmemleak.read_text().splitlines()[:20]
+    return Result(returncode, found, out)
+
+
+@contextlib.contextmanager
+def results_directory() -> Iterator[Path]:
+    """Yield an empty directory that a guest can write to; gone afterwards."""
+    parent = kernels.ROOT / "build"
+    parent.mkdir(exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="vm-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ci/vm", description="Boot a guest and run a command in it.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("run", help="run a command in a fresh guest")
+    verb.add_argument("--kernel", default="6.12", choices=list(kernels.matrix()))
+    verb.add_argument("--smp", type=int, default=2, metavar="N")
+    verb.add_argument("--memory", default="3G", metavar="M")
+    verb.add_argument("--nvme", default="", metavar="SIZE[,SIZE]", help="emulated NVMe disks")
+    verb.add_argument("--iommu", action="store_true", help="give the guest a virtual IOMMU")
+    verb.add_argument("--icount", action="store_true", help="one CPU; thread CPU time counts instructions")
+    verb.add_argument("--load", action="store_true", help="load the module, and unload it afterwards")
+    verb.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS")
+    verb.add_argument("--log", type=Path, help="kernel log (default build/vm-KERNEL.log)")
+    verb.add_argument("--no-lock", action="store_true", help="do not wait for other guests")
+    verb.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code of the guest's command, or 123, 124, 125."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        parser.error("no command")
+    guest = Guest(
+        kernel=args.kernel,
+        smp=args.smp,
+        memory=args.memory,
+        nvme=tuple(filter(None, args.nvme.split(","))),
+        iommu=args.iommu,
+        icount=args.icount,
+        load=args.load,
+        timeout=args.timeout,
+    )
+    log = args.log or kernels.ROOT / "build" / f"vm-{args.kernel}.log"
+    try:
+        with results_directory() as out:
+            result = run(guest, command, out=out, log=log, lock=not args.no_lock)
+    except LostGuest as error:
+        print(f"ci/vm: lost guest: {error}", file=sys.stderr)
+        return EXIT_LOST
+    except (GuestSetupFailed, kernels.KernelMissing, kernels.ModuleBuildFailed) as error:
+        print(f"ci/vm: {error}", file=sys.stderr)
+        return EXIT_SETUP
+    if result.complaints:
+        print(f"ci/vm: the kernel log ({log}) complains:", file=sys.stderr)
+        print("\n".join(f"    {line}" for line in result.complaints[:20]), file=sys.stderr)
+        return result.returncode or EXIT_BAD_LOG
+    return result.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
