@@ -162,8 +162,11 @@ def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]
 @contextlib.contextmanager
 def _process(command: Sequence[str], output: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a process group of its own, of which nothing survives."""
+    # vng starts its helpers by name
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
     process = subprocess.Popen(
         command,
+        env=os.environ | {"PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
