@@ -113,7 +113,7 @@ void exmap_backing_free_io(struct exmap_io *io)
 
 static struct exmap_io *get_io(struct exmap_region *region, struct exmap_interface *itf)
 {
-	lockdep_assert_held(&itf->op);
+	lockdep_assert_held(&itf->io_lock);
 	if (!itf->io)
 		itf->io = kvzalloc(sizeof(*itf->io), GFP_KERNEL_ACCOUNT);
 	if (itf->io)
@@ -411,8 +411,9 @@ static int collect(struct exmap_region *region, struct exmap_io *io, unsigned in
 	return 0;
 }
 
-static long run_vector(struct exmap_region *region, struct exmap_interface *itf,
-		       struct exmap_iov *iov, unsigned int len, exmap_step_fn step, batch_fn batch)
+static long run_vector_locked(struct exmap_region *region, struct exmap_interface *itf,
+			      struct exmap_iov *iov, unsigned int len, exmap_step_fn step,
+			      batch_fn batch)
 {
 	struct exmap_io *io = get_io(region, itf);
 	unsigned int i;
@@ -439,6 +440,18 @@ static long run_vector(struct exmap_region *region, struct exmap_interface *itf,
 		WRITE_ONCE(iov[i].value, result.value);
 		failed += io->res[i] < 0;
 	}
+	return failed;
+}
+
+static long run_vector(struct exmap_region *region, struct exmap_interface *itf,
+		       struct exmap_iov *iov, unsigned int len, exmap_step_fn step, batch_fn batch)
+{
+	long failed;
+
+	if (mutex_lock_killable(&itf->io_lock))
+		return -EINTR;
+	failed = run_vector_locked(region, itf, iov, len, step, batch);
+	mutex_unlock(&itf->io_lock);
 	return failed;
 }
 

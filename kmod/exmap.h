@@ -5,7 +5,7 @@
  * LOCK ORDER, outermost first
  *
  *	region->setup		SETUP, RESIZE, CLONE; never taken below mmap_lock
- *	interface->op		one call at a time, its I/O included
+ *	interface->io_lock	one READ or WRITE at a time, its I/O included
  *	mm->mmap_lock		(populating a chunk, page faults, mmu notifiers)
  *	region->world		whoever needs the region still
  *	interface->lock		all of them, under world; or one, for a step of a call
@@ -141,17 +141,20 @@ struct exmap_io;
 
 /**
  * struct exmap_interface - a channel for one thread
- * @op: held for a call
- * @lock: protects the rest but @user and @io; held for a step of a call
+ * @io_lock: one READ or WRITE at a time
+ * @lock: protects the rest but @user and @io; held for ALLOC and FREE, and for
+ *	the steps of READ and WRITE
  * @user: the page of iovs, shared with user space
- * @io: vector for READ and WRITE, made by the first of them; protected by @op
+ * @io: state of a READ or WRITE, made by the first of them; protected by @io_lock
  * @ring: quarantine, oldest first: frames that may be retired.  An entry is a
  *	hint; the frame's bind and seq decide.  Every lazy frame has at least one
  *	entry in some ring.
+ * @freed_pages: the first pages that the current FREE has unmapped
+ * @freed: their frames, and what those were bound to
  * @cache: local free frames
  */
 struct exmap_interface {
-	struct mutex op;	/* see above */
+	struct mutex io_lock;	/* see above */
 	struct mutex lock;	/* see above */
 	struct exmap_user_interface *user;
 	struct exmap_io *io;
@@ -160,6 +163,11 @@ struct exmap_interface {
 	u32 ring_tail;
 	u32 nr_cache;
 	struct exmap_counts counts;
+	u32 freed_pages[EXMAP_RANGED_PAGES];
+	struct {
+		u32 frame;
+		u64 bind;
+	} freed[EXMAP_RANGED_PAGES];
 	u32 cache[EXMAP_CACHE_FRAMES];
 } ____cacheline_aligned;
 
@@ -256,8 +264,9 @@ struct exmap_walk {
  * @in_fault: mmap_lock is held, or what stands for it
  * @stale: a zero page was replaced: flush before the call returns
  * @nr_freed: pages freed; beyond EXMAP_RANGED_PAGES flush everything
- * @freed_pages: the first of them
- * @freed: their frames, and what they were bound to
+ *
+ * Small, since kernels are built to clear it: the record of what was freed is
+ * in the interface.
  */
 struct exmap_op {
 	struct exmap_region *region;
@@ -267,11 +276,6 @@ struct exmap_op {
 	bool in_fault;
 	bool stale;
 	unsigned int nr_freed;
-	u32 freed_pages[EXMAP_RANGED_PAGES];
-	struct {
-		u32 frame;
-		u64 bind;
-	} freed[EXMAP_RANGED_PAGES];
 };
 
 /* What a call does to one page: 1 changed, 0 not, -ENOMEM no frame at hand, or an error. */

@@ -20,7 +20,7 @@ struct exmap_interface *exmap_interface_create(void)
 
 	if (!itf)
 		return NULL;
-	mutex_init(&itf->op);
+	mutex_init(&itf->io_lock);
 	mutex_init(&itf->lock);
 	itf->user = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
 	if (!itf->user)
@@ -148,10 +148,7 @@ long exmap_interface_action(struct exmap_region *region, unsigned int nr, unsign
 	if (!iov)
 		iov = itf->user->iov;
 
-	if (mutex_lock_killable(&itf->op))
-		return -EINTR;
 	ret = run_opcode(region, itf, opcode, iov, len, flags);
-	mutex_unlock(&itf->op);
 	trace_exmap_op(region->id, nr, opcode, len, ret);
 	return ret;
 }

@@ -116,11 +116,36 @@ static long ioctl_setup(struct exmap_region *region, void __user *arg)
 	return exmap_region_setup(region, &setup);
 }
 
+/* The one call that is made for single pages: copy_from_user would be felt. */
+static bool read_params(struct exmap_action_params *params, void __user *arg)
+{
+	u64 __user *words = arg;
+	u64 head, flags;
+
+	BUILD_BUG_ON(sizeof(*params) != 2 * sizeof(u64));
+	BUILD_BUG_ON(offsetof(struct exmap_action_params, flags) != sizeof(u64));
+	if (!user_read_access_begin(words, sizeof(*params)))
+		return false;
+	unsafe_get_user(head, words, fault);
+	unsafe_get_user(flags, words + 1, fault);
+	user_read_access_end();
+
+	params->interface = head;
+	params->iov_len = head >> 16;
+	params->opcode = head >> 32;
+	params->flags = flags;
+	return true;
+
+fault:
+	user_read_access_end();
+	return false;
+}
+
 static long ioctl_action(struct exmap_region *region, void __user *arg)
 {
 	struct exmap_action_params params;
 
-	if (copy_from_user(&params, arg, sizeof(params)))
+	if (!read_params(&params, arg))
 		return -EFAULT;
 	return exmap_interface_action(region, params.interface, params.opcode, NULL,
 				      params.iov_len, params.flags);
@@ -297,9 +322,9 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct exmap_region *region = exmap_file_region(file);
 	void __user *user = (void __user *)arg;
 
-	switch (cmd) {
-	case EXMAP_IOCTL_ACTION:
+	if (likely(cmd == EXMAP_IOCTL_ACTION))
 		return ioctl_action(region, user);
+	switch (cmd) {
 	case EXMAP_IOCTL_SETUP:
 		return ioctl_setup(region, user);
 	case EXMAP_IOCTL_CLONE:

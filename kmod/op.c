@@ -198,9 +198,9 @@ static __always_inline unsigned int free_page_locked(struct exmap_op *op, u64 pa
 	itf->counts.frees++;
 
 	if (op->nr_freed < EXMAP_RANGED_PAGES) {
-		op->freed_pages[op->nr_freed] = page;
-		op->freed[op->nr_freed].frame = frame;
-		op->freed[op->nr_freed].bind = bind;
+		itf->freed_pages[op->nr_freed] = page;
+		itf->freed[op->nr_freed].frame = frame;
+		itf->freed[op->nr_freed].bind = bind;
 	}
 	op->nr_freed++;
 	return 1;
@@ -286,11 +286,11 @@ static void finish_ranged(struct exmap_op *op)
 	struct exmap_interface *itf = op->itf;
 	unsigned int i;
 
-	exmap_tlb_flush_pages(op->region, &itf->counts, op->freed_pages, op->nr_freed);
+	exmap_tlb_flush_pages(op->region, &itf->counts, itf->freed_pages, op->nr_freed);
 	/* they are the youngest in the ring: @freed has them as well */
 	WRITE_ONCE(itf->ring_tail, itf->ring_tail - op->nr_freed);
 	for (i = 0; i < op->nr_freed; i++)
-		exmap_quarantine_retire(op->region, itf, op->freed[i].frame, op->freed[i].bind);
+		exmap_quarantine_retire(op->region, itf, itf->freed[i].frame, itf->freed[i].bind);
 }
 
 /* Flush as far as the call promised it, and leave. */

@@ -122,7 +122,7 @@ int exmap_chunk_populate(struct exmap_region *region, u64 nr)
 	return 0;
 }
 
-/* The same for a caller that holds no lock but interface->op. */
+/* The same for a caller that holds no lock but interface->io_lock. */
 int exmap_chunk_populate_unlocked(struct exmap_region *region, u64 nr)
 {
 	struct vm_area_struct *vma;

@@ -23,6 +23,7 @@ struct flush_request {
 	const u32 *pages;
 	unsigned int nr;	/* 0: everything */
 	int cpu;		/* that asked */
+	unsigned int ipis;
 };
 
 static void flush_everything(void)
@@ -49,25 +50,37 @@ static void flush_here(void *info)
 				     ((unsigned long)request->pages[i] << PAGE_SHIFT));
 }
 
+/*
+ * A CPU in lazy mode runs a kernel thread on a borrowed address space; it looks
+ * at tlb_gen before it returns to user space (switch_mm_irqs_off).
+ */
+static bool wants_interrupt(int cpu, void *info)
+{
+	struct flush_request *request = info;
+
+	if (!exmap_tlb_needs_every_cpu() && exmap_cpu_is_lazy(cpu))
+		return false;
+	request->ipis += cpu != request->cpu;
+	return true;
+}
+
 /* Returns the number of CPUs that were interrupted. */
 static unsigned int flush(struct exmap_region *region, struct flush_request *request)
 {
 	struct mm_struct *mm = region->mm;
 	const struct cpumask *cpus = mm_cpumask(mm);
-	unsigned int ipis;
 
 	if (exmap_tlb_needs_every_cpu())
 		cpus = cpu_online_mask;
 
-	/* a full barrier: entries are written before mm_cpumask is read */
+	/* a full barrier: entries are written before the CPUs' states are read */
 	atomic64_inc(&mm->context.tlb_gen);
 	smp_mb__after_atomic();
 
 	request->cpu = get_cpu();
-	ipis = cpumask_weight(cpus) - cpumask_test_cpu(request->cpu, cpus);
-	on_each_cpu_mask(cpus, flush_here, request, true);
+	on_each_cpu_cond_mask(wants_interrupt, flush_here, request, true, cpus);
 	put_cpu();
-	return ipis;
+	return request->ipis;
 }
 
 void exmap_tlb_init(struct exmap_tlb *tlb)

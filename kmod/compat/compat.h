@@ -127,4 +127,27 @@ static inline bool exmap_tlb_needs_every_cpu(void)
 #endif
 }
 
+/*
+ * Is a CPU in lazy TLB mode?  The variable is exported, but asm/tlbflush.h shows
+ * it to built-in code alone.  Where its layout has not been checked every CPU
+ * counts as active, which costs interrupts and nothing else.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+struct tlb_state_shared {
+	bool is_lazy;
+};
+
+DECLARE_PER_CPU_SHARED_ALIGNED(struct tlb_state_shared, cpu_tlbstate_shared);
+
+static inline bool exmap_cpu_is_lazy(int cpu)
+{
+	return per_cpu(cpu_tlbstate_shared.is_lazy, cpu);
+}
+#else
+static inline bool exmap_cpu_is_lazy(int cpu)
+{
+	return false;
+}
+#endif
+
 #endif /* _EXMAP_COMPAT_H */

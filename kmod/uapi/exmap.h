@@ -43,9 +43,10 @@
  * `res` is 0 or a negative errno, `pages` the number of pages that the call
  * changed (also when res is an error: what was done before the error stays).
  * The call returns the number of iovs that failed, or -1 and errno if nothing
- * was tried.  Each iov is read once.  Calls on one interface are serialised;
- * the vector is shared, so threads must not fill it at the same time (the worst
- * that comes of it is a call over pages that the other thread named).
+ * was tried.  Each iov is read once.  Calls on one interface take turns (only
+ * ALLOC and FREE may run while a READ or WRITE waits for its I/O).  The vector is
+ * shared, so threads must not fill it at the same time; the worst that comes of
+ * it is a call over pages that the other thread named.
  *
  *	ALLOC	maps a frame to every absent page.  The content is undefined:
  *		zeros, or something that an earlier page of this region held.
