@@ -84,7 +84,7 @@ struct exmap_pool {
 	u32 *free;
 	u32 capacity;
 	u32 total;
-	spinlock_t lock; /* see above */
+	spinlock_t lock;	/* see above */
 	u32 nr_free;
 	u32 nr_pinned;
 	u32 pinned;
@@ -116,7 +116,7 @@ struct exmap_tlb {
  */
 struct exmap_chunk {
 	pte_t *ptes;
-	spinlock_t *ptl;
+	spinlock_t *ptl;	/* see above */
 	u32 *words;
 	struct page *exported;
 } ____cacheline_aligned;

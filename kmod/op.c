@@ -240,8 +240,8 @@ static __always_inline int free_iov(struct exmap_op *op, struct exmap_iov iov, u
  */
 typedef int (*iov_fn)(struct exmap_op *op, struct exmap_iov iov, u64 flags, unsigned int *changed);
 
-static __always_inline long for_each_iov(struct exmap_op *op, struct exmap_iov *iov,
-					 unsigned int len, u64 flags, iov_fn fn)
+static __always_inline long run_iovs(struct exmap_op *op, struct exmap_iov *iov, unsigned int len,
+				     u64 flags, iov_fn fn)
 {
 	u64 nr_pages = op->region->nr_pages;
 	unsigned int i;
@@ -271,13 +271,13 @@ static __always_inline long for_each_iov(struct exmap_op *op, struct exmap_iov *
 /* Returns the number of iovs that failed. */
 long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags)
 {
-	return for_each_iov(op, iov, len, flags, alloc_iov);
+	return run_iovs(op, iov, len, flags, alloc_iov);
 }
 
 /* Without the flush; exmap_op_finish does it. */
 long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len)
 {
-	return for_each_iov(op, iov, len, 0, free_iov);
+	return run_iovs(op, iov, len, 0, free_iov);
 }
 
 /* Flush the few pages that this call freed, and retire just them. */

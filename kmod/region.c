@@ -590,6 +590,7 @@ static struct mempolicy *region_get_policy(EXMAP_GET_POLICY_ARGS)
 {
 	return NULL;
 }
+
 #define REGION_GET_POLICY .get_policy = region_get_policy,
 #else
 #define REGION_GET_POLICY

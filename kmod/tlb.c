@@ -73,8 +73,8 @@ static unsigned int flush(struct exmap_region *region, struct flush_request *req
 	if (exmap_tlb_needs_every_cpu())
 		cpus = cpu_online_mask;
 
-	/* a full barrier: entries are written before the CPUs' states are read */
 	atomic64_inc(&mm->context.tlb_gen);
+	/* entries are written before the CPUs' states are read */
 	smp_mb__after_atomic();
 
 	request->cpu = get_cpu();

@@ -157,7 +157,7 @@
 /* The published ABI: ioctls 1 to 4. */
 
 #define EXMAP_PAGE_LEN_BITS		12
-#define EXMAP_PAGE_MAX_PAGES		(1 << EXMAP_PAGE_LEN_BITS)
+#define EXMAP_PAGE_MAX_PAGES		4096
 #define EXMAP_USER_INTERFACE_PAGES	512
 #define EXMAP_MAX_INTERFACES		256
 
@@ -217,7 +217,7 @@ struct exmap_action_params {
 	__u16 iov_len;
 	__u16 opcode;
 	/* two bytes of padding, ignored, as published */
-	__u64 flags __attribute__((aligned(8)));
+	__aligned_u64 flags;
 };
 
 /**
@@ -271,25 +271,26 @@ enum exmap_flags {
 /* Ours: ioctls 16 and up.  Unknown flags and reserved fields that are not 0 give EINVAL. */
 
 #define EXMAP_CHUNK_PAGES	512u		/* pages under one page table */
-#define EXMAP_REGION_MAX_PAGES	(1ULL << 32)	/* 16 TiB */
-#define EXMAP_POOL_MAX_PAGES	(1ULL << 28)	/* 1 TiB, less one frame */
+#define EXMAP_REGION_MAX_PAGES	0x100000000ULL	/* 16 TiB */
+#define EXMAP_POOL_MAX_PAGES	0x10000000ULL	/* 1 TiB */
 
 /* residency words */
 #define EXMAP_RES_FRAME_MASK	0x1fffffffu	/* frame index + 1 */
 #define EXMAP_RES_BUSY		0x20000000u	/* being read, not mapped yet */
 #define EXMAP_RES_LAZY		0x40000000u	/* freed, in quarantine, not mapped */
 #define EXMAP_RES_SNAPSHOT	0x80000000u	/* a snapshot shares the frame */
-#define EXMAP_RES_MAPPED(word) \
-	(((word) & EXMAP_RES_FRAME_MASK) && !((word) & (EXMAP_RES_BUSY | EXMAP_RES_LAZY)))
+#define EXMAP_RES_STATE_MASK	0x7fffffffu	/* all but EXMAP_RES_SNAPSHOT */
+/* a frame, and neither BUSY nor LAZY */
+#define EXMAP_RES_MAPPED(word)	(((word) & EXMAP_RES_STATE_MASK) - 1u < EXMAP_RES_FRAME_MASK)
 #define EXMAP_RES_FRAME(word)	(((word) & EXMAP_RES_FRAME_MASK) - 1)
 
 /* features, as bits of exmap_info.features */
-#define EXMAP_FEATURE_RESIDENCY		(1ULL << 0)
-#define EXMAP_FEATURE_SCAN		(1ULL << 1)
-#define EXMAP_FEATURE_LAZY		(1ULL << 2)
-#define EXMAP_FEATURE_RESIZE		(1ULL << 3)
-#define EXMAP_FEATURE_FILE_BACKING	(1ULL << 4)
-#define EXMAP_FEATURE_FAULT_ZERO	(1ULL << 5)
+#define EXMAP_FEATURE_RESIDENCY		0x01ULL
+#define EXMAP_FEATURE_SCAN		0x02ULL
+#define EXMAP_FEATURE_LAZY		0x04ULL
+#define EXMAP_FEATURE_RESIZE		0x08ULL
+#define EXMAP_FEATURE_FILE_BACKING	0x10ULL
+#define EXMAP_FEATURE_FAULT_ZERO	0x20ULL
 
 /**
  * struct exmap_info - what this module and this region are

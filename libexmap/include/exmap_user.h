@@ -98,11 +98,7 @@ static inline bool exmap_is_mapped(const struct exmap *ex, uint64_t page)
 {
 	uint32_t word = __atomic_load_n(&ex->residency[page], __ATOMIC_ACQUIRE);
 
-	/*
-	 * EXMAP_RES_MAPPED(word) without branches, which nobody could predict: BUSY
-	 * and LAZY lie above the frame's bits, so either makes the number too large.
-	 */
-	return (word & ~EXMAP_RES_SNAPSHOT) - 1 < EXMAP_RES_FRAME_MASK;
+	return EXMAP_RES_MAPPED(word);
 }
 
 /* Address of a page; touching it while it is absent is a fault. */
