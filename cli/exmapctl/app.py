@@ -1,6 +1,8 @@
 """The commands of exmapctl."""
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,25 +18,39 @@ from exmapctl.output import JsonOption, emit
 __all__ = ["app"]
 
 ModuleArgument = Annotated[
-    Path | None, typer.Argument(help="Module to load; else the one that fits the running kernel.", show_default=False)
+    Path | None,
+    typer.Argument(
+        metavar="MODULE",
+        help="Module to load; else the one that fits the running kernel.",
+        show_default=False,
+    ),
 ]
 RuleOption = Annotated[
     bool, typer.Option("--install-rule", help="First create the group exmap and install the udev rule.")
 ]
 ParameterOption = Annotated[
-    list[str] | None, typer.Option("--param", help="Module parameter, NAME=VALUE; may be repeated.")
+    list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="Module parameter; may be repeated.")
 ]
 
 
 class OneLineGroup(TyperGroup):
     """A group of commands whose errors are one line on stderr: exit code 2 for usage, 1 for the rest."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run the command line."""
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; without `standalone_mode` errors are the caller's."""
+        run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args, **extra)
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return run()
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = run()
         except ExmapctlError as error:
             complain(str(error), error.exit_code)
         except typer.Abort:
@@ -82,7 +98,10 @@ def main(
 
 @app.command("doctor")
 def doctor_command(as_json: JsonOption = False) -> None:
-    """Check this machine and say what mends it; exit code 1 if a check fails."""
+    """Check this machine.
+
+    Says what mends whatever is not well. Exit code 1 if a check fails.
+    """
     checks = doctor.examine(Machine.here())
     rows = [(check.check, check.status, check.detail, check.fix) for check in checks]
     emit(as_json, checks, "exmap on this machine", ("check", "status", "detail", "fix"), rows)
@@ -96,7 +115,10 @@ def load_command(
     param: ParameterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the module and insert it into the kernel."""
+    """Load the module.
+
+    Checks first that it is exmap, and built for the running kernel.
+    """
     loaded = module.load(Machine.here(), path, param or (), install_rule)
     row = (loaded.path, loaded.vermagic, loaded.rule or "-")
     emit(as_json, loaded, "loaded", ("module", "vermagic", "udev rule"), [row])
@@ -104,17 +126,19 @@ def load_command(
 
 @app.command("unload")
 def unload_command(as_json: JsonOption = False) -> None:
-    """Take the module out of the kernel, or say who still uses it."""
+    """Unload the module.
+
+    Refuses, and names the processes, while somebody uses it.
+    """
     module.unload(Machine.here())
     emit(as_json, {"unloaded": True}, "unloaded", ("module",), [("exmap",)])
 
 
 @app.command("status")
 def status_command(as_json: JsonOption = False) -> None:
-    """Show the module: version, parameters, references, ABI and users."""
+    """Show the module and its users.
+
+    Version, parameters, references, ABI, and the processes that hold /dev/exmap (root sees all of them).
+    """
     status = module.read_status(Machine.here())
     emit(as_json, status, "exmap", ("what", "value"), module.status_rows(status))
-
-
-if __name__ == "__main__":
-    app()

@@ -45,7 +45,9 @@ def check_kernel(machine: Machine, project: Path) -> Check:
 def check_xen(machine: Machine, project: Path) -> Check:
     """Refuse Xen PV: raw page-table writes bypass its hypervisor."""
     if machine.read("/sys/hypervisor/type") == "xen" and machine.read("/sys/hypervisor/guest_type") == "PV":
-        return Check("xen", "fail", "a Xen PV guest: the module refuses to load", "boot as a PVH or HVM guest")
+        return Check(
+            "xen", "fail", "a Xen PV guest: the module refuses to load", "boot as a PVH or HVM guest"
+        )
     return Check("xen", "ok", "no Xen PV guest")
 
 
@@ -111,7 +113,9 @@ def check_rule(machine: Machine, project: Path) -> Check:
     for directory in ("/etc/udev/rules.d", "/lib/udev/rules.d", "/usr/lib/udev/rules.d"):
         for rule in machine.path(directory).glob("*exmap*.rules"):
             return Check("udev rule", "ok", str(rule))
-    return Check("udev rule", "warn", "not installed: only root may use exmap", "exmapctl load --install-rule")
+    return Check(
+        "udev rule", "warn", "not installed: only root may use exmap", "exmapctl load --install-rule"
+    )
 
 
 def check_group(machine: Machine, project: Path) -> Check:
@@ -119,7 +123,10 @@ def check_group(machine: Machine, project: Path) -> Check:
     if GROUP in machine.group_names():
         return Check("group", "ok", f"this process is in the group {GROUP}")
     return Check(
-        "group", "warn", f"this process is not in the group {GROUP}", f"usermod -aG {GROUP} $USER, then log in again"
+        "group",
+        "warn",
+        f"this process is not in the group {GROUP}",
+        f"usermod -aG {GROUP} $USER, then log in again",
     )
 
 
@@ -127,11 +134,15 @@ def check_memlock(machine: Machine, project: Path) -> Check:
     """Check that a pool of 1 GiB would fit into RLIMIT_MEMLOCK."""
     limit = machine.memlock_bytes()
     if limit < 0 or machine.has_capability(CAP_IPC_LOCK):
-        return Check("memlock", "ok", "pools of any size" if limit < 0 else "CAP_IPC_LOCK: the limit does not apply")
+        return Check(
+            "memlock", "ok", "pools of any size" if limit < 0 else "CAP_IPC_LOCK: the limit does not apply"
+        )
     detail = f"RLIMIT_MEMLOCK is {limit >> 10} KiB: larger pools are refused"
     if limit >= ADVISED_MEMLOCK:
         return Check("memlock", "ok", detail)
-    return Check("memlock", "warn", detail, f"echo '@{GROUP} - memlock unlimited' >/etc/security/limits.d/exmap.conf")
+    return Check(
+        "memlock", "warn", detail, f"echo '@{GROUP} - memlock unlimited' >/etc/security/limits.d/exmap.conf"
+    )
 
 
 def check_rawio(machine: Machine, project: Path) -> Check:

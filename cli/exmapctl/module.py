@@ -19,7 +19,17 @@ from exmapctl.errors import (
 from exmapctl.machine import Machine
 from exmapctl.users import User, find_users
 
-__all__ = ["GROUP", "LoadedModule", "Status", "find_module", "install_rule", "load", "read_status", "status_rows", "unload"]
+__all__ = [
+    "GROUP",
+    "LoadedModule",
+    "Status",
+    "find_module",
+    "install_rule",
+    "load",
+    "read_status",
+    "status_rows",
+    "unload",
+]
 
 GROUP = "exmap"
 RULES_DIRECTORY = "/etc/udev/rules.d"
@@ -65,7 +75,9 @@ def run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
-        raise CommandFailedError(f"{command[0]} is not installed (on Debian: apt install kmod udev)") from error
+        raise CommandFailedError(
+            f"{command[0]} is not installed (on Debian: apt install kmod udev)"
+        ) from error
     except subprocess.CalledProcessError as error:
         complaint = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
         raise CommandFailedError(f"{' '.join(command)}: {complaint}") from error

@@ -65,12 +65,12 @@ static void *check_trapped(void *arg)
 	struct proof *proof = arg;
 	uint64_t i, found = 0;
 
+	trapped = 0; /* before the trap: the first touch of it may allocate */
 	proof->error = open_sigsys();
 	if (!proof->error)
 		proof->error = trap_syscalls();
 	if (proof->error)
 		return NULL;
-	trapped = 0;
 	for (i = 0; i < proof->checks; i++)
 		found += exmap_is_mapped(proof->ex, i * 7919 % proof->ex->region_pages);
 	proof->syscalls = trapped;

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeVar
@@ -10,7 +11,16 @@ from typing import Any, TypeVar
 from exmapctl._bench import ffi, lib
 from exmapctl.errors import BenchFailedError, ModuleNotLoadedError
 
-__all__ = ["BACKENDS", "Figures", "Timing", "check", "counts_instructions", "measure", "usable_cpus"]
+__all__ = [
+    "BACKENDS",
+    "Figures",
+    "Timing",
+    "check",
+    "counts_instructions",
+    "measure",
+    "on_first_cpu",
+    "usable_cpus",
+]
 
 BACKENDS: dict[str, int] = {"kernel": lib.EXMAP_BACKEND_KERNEL, "posix": lib.EXMAP_BACKEND_POSIX}
 WARMUP_SHARE = 0.2
@@ -61,6 +71,20 @@ def usable_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+@contextmanager
+def on_first_cpu() -> Iterator[list[int]]:
+    """Keep this thread on the first CPU meanwhile, and yield all that we may use.
+
+    Where it has been, an idle CPU may go on being interrupted for flushes of this process's TLB entries.
+    """
+    cpus = usable_cpus()
+    os.sched_setaffinity(0, cpus[:1])
+    try:
+        yield cpus
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
 def check(result: int, what: str) -> int:
     """Pass a count through; turn -errno into an error that says what to do."""
     if result >= 0:
@@ -85,11 +109,10 @@ def summarise(results: Sequence[Any]) -> Figures:
 def shootdowns(results: Sequence[Any]) -> float | None:
     """Count interrupts for TLB shootdowns in a million operations.
 
-    A flush of the core mm shows in the TLB line *and*, being a function call, in the CAL line; a flush made by
-    a module may show in CAL alone. The larger of the two counts each interrupt once for either side, and
-    blames foreign function calls on whoever runs.
+    A flush shows in the TLB line and, being a function call, in the CAL line. The larger of the two counts
+    each interrupt once, whoever made it, and blames other function calls of that time on the one who runs.
     """
-    counts = []
+    counts: list[float] = []
     for result in results:
         lines = [n for n in (result.tlb_ipis, result.call_ipis) if n != lib.BENCH_NO_COUNT]
         if not lines:

@@ -13,7 +13,6 @@ from exmapctl.bench.measure import (
     check,
     counts_instructions,
     measure,
-    usable_cpus,
 )
 from exmapctl.bench.record import Record, find
 from exmapctl.bench.targets import Target
@@ -25,7 +24,7 @@ METRIC = "pages_per_s"
 SEED = 20260101
 VECTORS = (1, 64, 512)
 THREADS = (1, 2)
-REGION_FACTOR = 8
+REGION_FACTOR = 4
 HOWS: dict[str, int] = {
     "exmap": lib.PAGES_EXMAP,
     "madvise_page": lib.PAGES_MADVISE_PAGE,
@@ -66,14 +65,17 @@ class Variant:
 class Pages:
     """The memory of the bench; use as a context manager."""
 
-    def __init__(self, backend: str, pool_pages: int) -> None:
-        """Open a region REGION_FACTOR times the pool, and an anonymous mapping of the same size."""
+    def __init__(self, backend: str, pool_pages: int, cpus: list[int]) -> None:
+        """Open a region REGION_FACTOR times the pool, and an anonymous mapping of the same size.
+
+        Thread i will run on `cpus[i]`.
+        """
         threads = max(THREADS)
         config = (BACKENDS[backend], threads, pool_pages, REGION_FACTOR * pool_pages, SEED)
         out = ffi.new("struct pages_bench **")
         check(lib.pages_open(ffi.new("struct pages_config *", config), out), "cannot open the region")
         self.native = out[0]
-        self.cpus = usable_cpus()
+        self.cpus = cpus
 
     def __enter__(self) -> "Pages":
         return self

@@ -14,7 +14,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench") from error
+        raise MissingExtraError("matplotlib", "plot") from error
 
 
 def draw(records: Sequence[Record], metric: str, path: Path) -> None:
