@@ -1,0 +1,51 @@
+"""Explicit page mapping: regions of memory whose pages the caller maps and unmaps itself.
+
+>>> import libexmap
+>>> with libexmap.Region.open(pages=1024, pool=64, backend="posix") as region:
+...     region[0].alloc(range(4))
+...     region.page(2)[:5] = b"hello"
+...     bytes(region.page(2)[:5])
+4
+b'hello'
+"""
+
+from libexmap.errors import (
+    BeyondBacking,
+    DeviceUnavailable,
+    ExmapError,
+    ForeignAddressSpace,
+    InvalidArgument,
+    NoBacking,
+    OutsideRegion,
+    PageAbsent,
+    PageBusy,
+    PoolBusy,
+    PoolExhausted,
+    RegionClosed,
+    RegionDead,
+)
+from libexmap.interface import Interface
+from libexmap.region import Region
+from libexmap.types import Backend, Counters, Info, Scan
+
+__all__ = [
+    "Backend",
+    "BeyondBacking",
+    "Counters",
+    "DeviceUnavailable",
+    "ExmapError",
+    "ForeignAddressSpace",
+    "Info",
+    "Interface",
+    "InvalidArgument",
+    "NoBacking",
+    "OutsideRegion",
+    "PageAbsent",
+    "PageBusy",
+    "PoolBusy",
+    "PoolExhausted",
+    "Region",
+    "RegionClosed",
+    "RegionDead",
+    "Scan",
+]

@@ -1,0 +1,122 @@
+"""Errors, each with its errno and what to do next."""
+
+import errno
+import os
+
+__all__ = [
+    "BeyondBacking",
+    "DeviceUnavailable",
+    "ExmapError",
+    "ForeignAddressSpace",
+    "InvalidArgument",
+    "NoBacking",
+    "OutsideRegion",
+    "PageAbsent",
+    "PageBusy",
+    "PoolBusy",
+    "PoolExhausted",
+    "RegionClosed",
+    "RegionDead",
+    "error_of",
+]
+
+
+class ExmapError(OSError):
+    """A call failed; done is the number of pages that it changed nevertheless."""
+
+    advice = "see errno"
+
+    def __init__(self, number: int, what: str, done: int = 0) -> None:
+        super().__init__(number, f"{what}: {os.strerror(number)}; {self.advice}")
+        self.done = done
+
+
+class PoolExhausted(ExmapError):
+    """ENOMEM: no frame is left, even after a flush."""
+
+    advice = "free pages, or make the pool larger (resize, RLIMIT_MEMLOCK, cgroup limit)"
+
+
+class PageAbsent(ExmapError):
+    """ENOENT: a page that was to be written is not mapped."""
+
+    advice = "alloc or read the page first"
+
+
+class OutsideRegion(ExmapError):
+    """EFAULT: a page number lies beyond the region."""
+
+    advice = "page numbers count from the region's start to its length"
+
+
+class BeyondBacking(ExmapError):
+    """ENXIO: a page lies beyond the end of the backing."""
+
+    advice = "extend the file, or alloc and write the page first"
+
+
+class PageBusy(ExmapError):
+    """EAGAIN: another call is reading the page, or I/O on its old content has not ended."""
+
+    advice = "try again when that call has returned"
+
+
+class PoolBusy(ExmapError):
+    """EBUSY: not enough frames are free to shrink the pool by that much."""
+
+    advice = "free pages first"
+
+
+class NoBacking(ExmapError):
+    """ENODEV: the region was opened without a backing."""
+
+    advice = "open the region with backing="
+
+
+class ForeignAddressSpace(ExmapError):
+    """EPERM: the region belongs to another process."""
+
+    advice = "open a region of your own; regions do not survive fork or exec"
+
+
+class RegionDead(ExmapError):
+    """EPROTO: the region was unmapped."""
+
+    advice = "open a new region"
+
+
+class InvalidArgument(ExmapError):
+    """EINVAL: an argument is out of its range."""
+
+    advice = "see the specification of the call"
+
+
+class DeviceUnavailable(ExmapError):
+    """/dev/exmap cannot be used."""
+
+    advice = "run 'exmapctl doctor', or choose backend='posix'"
+
+
+class RegionClosed(ExmapError):
+    """EBADF: the region was closed by this program."""
+
+    advice = "use the region inside its with block"
+
+
+_BY_ERRNO: dict[int, type[ExmapError]] = {
+    errno.ENOMEM: PoolExhausted,
+    errno.ENOENT: PageAbsent,
+    errno.EFAULT: OutsideRegion,
+    errno.ENXIO: BeyondBacking,
+    errno.EAGAIN: PageBusy,
+    errno.EBUSY: PoolBusy,
+    errno.ENODEV: NoBacking,
+    errno.EPERM: ForeignAddressSpace,
+    errno.EPROTO: RegionDead,
+    errno.EINVAL: InvalidArgument,
+}
+
+
+def error_of(number: int, what: str, done: int = 0) -> ExmapError:
+    """Return the exception for a positive errno."""
+    return _BY_ERRNO.get(number, ExmapError)(number, what, done)

@@ -1,0 +1,106 @@
+"""An interface: the channel of one thread to a region."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libexmap._ffi import ffi, lib
+from libexmap.errors import InvalidArgument, error_of
+from libexmap.handle import Handle
+
+__all__ = ["Interface", "Pages"]
+
+Pages = int | range | Iterable[int] | NDArray[np.uint64]
+
+
+def _vector(pages: Pages) -> NDArray[np.uint64]:
+    if isinstance(pages, int):
+        pages = range(pages, pages + 1)
+    if isinstance(pages, range):
+        array = np.arange(pages.start, pages.stop, pages.step, dtype=np.int64)
+    elif isinstance(pages, np.ndarray) and pages.dtype == np.uint64:
+        return np.ascontiguousarray(pages)
+    else:
+        array = np.fromiter(pages, dtype=np.int64)
+    if array.size and int(array.min()) < 0:
+        raise InvalidArgument(22, "page numbers are not negative")
+    return array.astype(np.uint64)
+
+
+class Interface:
+    """Runs vectors of pages; use each from one thread at a time.
+
+    All calls take a page number, a range, an iterable of numbers or a numpy array
+    of uint64, and return the number of pages that changed.  Where a call fails in
+    the middle, the exception's done says how many pages changed; the vectors that
+    follow are not tried.
+    """
+
+    def __init__(self, handle: Handle, number: int) -> None:
+        self._handle = handle
+        self.number = number
+
+    def _run(self, opcode: int, pages: Pages, flags: int, what: str) -> int:
+        vector = _vector(pages)
+        done = ffi.new("size_t *")
+        with self._handle.use() as ex:
+            data = ffi.cast("const uint64_t *", vector.ctypes.data)
+            ret = lib.exmap_vector(ex, self.number, opcode, data, vector.size, flags, done)
+        if ret < 0:
+            raise error_of(-ret, what, done[0])
+        return int(ret)
+
+    def alloc(self, pages: Pages, *, probe: bool = False) -> int:
+        """Map frames to absent pages; their content is undefined.
+
+        With probe, a run of pages whose first page is mapped is left alone.
+
+        :raises PoolExhausted: no frame is left.
+        :raises OutsideRegion: a page lies beyond the region.
+        :raises PageBusy: another thread is reading a page.
+        """
+        return self._run(lib.EXMAP_OP_ALLOC, pages, lib.EXMAP_ALLOC_PROBE if probe else 0, "alloc")
+
+    def free(self, pages: Pages, *, lazy: bool = False) -> int:
+        """Unmap pages; with lazy, without waiting for the TLB flush.
+
+        :raises OutsideRegion: a page lies beyond the region.
+        """
+        return self._run(lib.EXMAP_OP_FREE, pages, lib.EXMAP_FREE_LAZY if lazy else 0, "free")
+
+    def read(self, pages: Pages) -> int:
+        """Map absent pages, filled from the backing.
+
+        :raises BeyondBacking: a page lies wholly beyond its end.
+        :raises NoBacking: the region has none.
+        :raises PoolExhausted: no frame is left.
+        """
+        return self._run(lib.EXMAP_OP_READ, pages, 0, "read")
+
+    def write(self, pages: Pages) -> int:
+        """Write mapped pages to the backing.
+
+        :raises PageAbsent: a page is not mapped.
+        :raises NoBacking: the region has none.
+        """
+        return self._run(lib.EXMAP_OP_WRITE, pages, 0, "write")
+
+    def action(self, opcode: int, length: int, flags: int = 0) -> int:
+        """Run one opcode over the first iovs as they stand; return how many failed.
+
+        :raises InvalidArgument: no such opcode, length or flag.
+        """
+        with self._handle.use() as ex:
+            ret = lib.exmap_action(ex, self.number, opcode, length, flags)
+        if ret < 0:
+            raise error_of(-ret, "action")
+        return int(ret)
+
+    @property
+    def iovs(self) -> NDArray[np.uint64]:
+        """The 512 iovs on the interface's page, as raw values (struct exmap_iov)."""
+        with self._handle.use() as ex:
+            address: Any = ex.itf[self.number]
+            return self._handle.array(address, lib.EXMAP_USER_INTERFACE_PAGES, np.uint64, writable=True)
