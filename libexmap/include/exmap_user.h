@@ -24,7 +24,11 @@ extern "C" {
 #define EXMAP_PAGE_SIZE 4096u
 
 enum exmap_backend {
-	EXMAP_BACKEND_AUTO = 0, /* kernel if /dev/exmap can be opened, else posix */
+	/*
+	 * The kernel's if there is a device, else posix.  A device that may not be
+	 * opened (-EACCES) is an error: whoever loaded the module wants it used.
+	 */
+	EXMAP_BACKEND_AUTO = 0,
 	EXMAP_BACKEND_KERNEL = 1,
 	EXMAP_BACKEND_POSIX = 2,
 };
@@ -36,7 +40,8 @@ enum exmap_backend {
  * @region_pages: length of the region
  * @pool_pages: frames in the pool
  * @flags: 0, EXMAP_FAULT_ALLOC or EXMAP_FAULT_ZERO
- * @backing_fd: block device or regular file, or -1; stays the caller's
+ * @backing_fd: block device or regular file, or -1; the region keeps a reference of
+ *	its own
  * @flush_threshold: 0 for the default
  */
 struct exmap_config {
@@ -79,9 +84,9 @@ int exmap_action(struct exmap *ex, unsigned int interface, unsigned int opcode, 
 /*
  * One opcode over any number of single pages.  Runs of consecutive page
  * numbers are joined; calls of 512 iovs are made as needed.  Returns the number
- * of pages that changed.  At the first page that fails the rest is not tried
- * and its -errno is returned; *done, if not NULL, is the number of pages that
- * were changed.
+ * of pages that changed, or the -errno of the first iov that failed; the calls
+ * after the one in which it failed are not made.  *done, if not NULL, is the
+ * number of pages that changed in either case.
  */
 long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
 		  const uint64_t *pages, size_t n, uint64_t flags, size_t *done);

@@ -3,7 +3,7 @@
 >>> import libexmap
 >>> with libexmap.Region.open(pages=1024, pool=64, backend="posix") as region:
 ...     region[0].alloc(range(4))
-...     region.page(2)[:5] = b"hello"
+...     region.page(2)[:5] = list(b"hello")
 ...     bytes(region.page(2)[:5])
 4
 b'hello'

@@ -657,6 +657,8 @@ static void posix_close(struct exmap *ex)
 		munmap((void *)ex->residency, words_bytes(ex));
 	if (ex->base)
 		munmap(ex->base, ex->region_pages * EXMAP_PAGE_SIZE);
+	if (p->backing >= 0)
+		close(p->backing);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -772,12 +774,16 @@ int exmap_posix_open(const struct exmap_config *config, struct exmap **out)
 	p->base.pub.fd = -1;
 	p->base.pub.region_pages = config->region_pages;
 	p->base.pub.interfaces = config->interfaces;
-	p->backing = config->backing_fd;
+	p->backing = -1;
 	p->backing_mode = mode;
 	p->flags = config->flags;
 	p->threshold = config->flush_threshold ? config->flush_threshold : DEFAULT_THRESHOLD;
 
 	ret = map_region(&p->base.pub);
+	if (!ret && config->backing_fd >= 0) {
+		p->backing = fcntl(config->backing_fd, F_DUPFD_CLOEXEC, 3);
+		ret = p->backing < 0 ? -errno : 0;
+	}
 	if (!ret)
 		ret = map_words(p);
 	if (!ret)
