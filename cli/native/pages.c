@@ -19,9 +19,15 @@
 
 #include "bench.h"
 
+/*
+ * What a way works on.  Each keeps its own place in the order, so that the
+ * region's pages are not met again early because madvise has moved on.
+ */
+enum memory { REGION, ANONYMOUS, NR_MEMORIES };
+
 struct part {
 	uint32_t *order;	/* pages of the region */
-	uint32_t next;		/* in order */
+	uint32_t next[NR_MEMORIES];
 } __attribute__((aligned(128)));
 
 struct pages_bench {
@@ -40,14 +46,17 @@ struct job {
 };
 
 /* The next @n pages, which follow each other in the order. */
-static const uint32_t *next_pages(struct pages_bench *bench, struct part *part, uint32_t n)
+static const uint32_t *next_pages(struct pages_bench *bench, unsigned int thread,
+				  enum memory memory, uint32_t n)
 {
+	struct part *part = &bench->parts[thread];
+	uint32_t *next = &part->next[memory];
 	const uint32_t *pages;
 
-	if (part->next + n > bench->part_pages)
-		part->next = 0;
-	pages = part->order + part->next;
-	part->next += n;
+	if (*next + n > bench->part_pages)
+		*next = 0;
+	pages = part->order + *next;
+	*next += n;
 	return pages;
 }
 
@@ -94,7 +103,7 @@ static long exmap_batch(void *arg, unsigned int thread)
 	const struct job *job = arg;
 	struct pages_bench *bench = job->bench;
 	uint32_t i, n = job->way.vector;
-	const uint32_t *pages = next_pages(bench, &bench->parts[thread], n);
+	const uint32_t *pages = next_pages(bench, thread, REGION, n);
 	int ret;
 
 	ret = act(bench->ex, thread, EXMAP_OP_ALLOC, pages, n, 0);
@@ -118,7 +127,7 @@ static long madvise_page_batch(void *arg, unsigned int thread)
 	const struct job *job = arg;
 	struct pages_bench *bench = job->bench;
 	uint32_t i, n = job->way.vector;
-	const uint32_t *pages = next_pages(bench, &bench->parts[thread], n);
+	const uint32_t *pages = next_pages(bench, thread, ANONYMOUS, n);
 	int ret = 0;
 
 	for (i = 0; i < n; i++)
@@ -134,7 +143,7 @@ static long madvise_range_batch(void *arg, unsigned int thread)
 	const struct job *job = arg;
 	struct pages_bench *bench = job->bench;
 	uint32_t i, n = job->way.vector;
-	uint32_t first = *next_pages(bench, &bench->parts[thread], 1) & ~(n - 1);
+	uint32_t first = *next_pages(bench, thread, ANONYMOUS, 1) & ~(n - 1);
 	int ret;
 
 	for (i = 0; i < n; i++)
@@ -157,7 +166,7 @@ static long process_madvise_batch(void *arg, unsigned int thread)
 	const struct job *job = arg;
 	struct pages_bench *bench = job->bench;
 	uint32_t i, n = job->way.vector;
-	const uint32_t *pages = next_pages(bench, &bench->parts[thread], n);
+	const uint32_t *pages = next_pages(bench, thread, ANONYMOUS, n);
 	struct iovec iov[EXMAP_USER_INTERFACE_PAGES];
 
 	for (i = 0; i < n; i++) {
