@@ -1,0 +1,73 @@
+"""exmapdb: a database whose pages live in memory that it maps itself.
+
+>>> import exmapdb
+>>> with exmapdb.open("stars.exdb", memory="16MiB") as db:
+...     stars = db.create_table("stars", {"id": "int64", "name": "text?"}, key="id")
+...     stars.insert_many({"id": [1, 2], "name": ["Sirius", None]})
+...     stars.get(1)
+2
+{'id': 1, 'name': 'Sirius'}
+"""
+
+from exmapdb.column import Batch, Column
+from exmapdb.database import Backend, Database, Stats
+from exmapdb.database import open_database as open
+from exmapdb.errors import (
+    BackendUnavailableError,
+    CorruptPageError,
+    DatabaseClosedError,
+    DatabaseFullError,
+    DatabaseLockedError,
+    DeviceInUseError,
+    DuplicateKeyError,
+    ExmapdbError,
+    InvalidValueError,
+    NoSuchTableError,
+    NotADatabaseError,
+    NullViolationError,
+    OutOfMemoryError,
+    PageIOError,
+    PoolExhaustedError,
+    RowTooLargeError,
+    SchemaError,
+    StorageError,
+    TableExistsError,
+    TruncatedDatabaseError,
+    UncleanShutdownError,
+)
+from exmapdb.schema import ColumnType, Field, Schema
+from exmapdb.table import Table
+
+__all__ = [
+    "Backend",
+    "BackendUnavailableError",
+    "Batch",
+    "Column",
+    "ColumnType",
+    "CorruptPageError",
+    "Database",
+    "DatabaseClosedError",
+    "DatabaseFullError",
+    "DatabaseLockedError",
+    "DeviceInUseError",
+    "DuplicateKeyError",
+    "ExmapdbError",
+    "Field",
+    "InvalidValueError",
+    "NoSuchTableError",
+    "NotADatabaseError",
+    "NullViolationError",
+    "OutOfMemoryError",
+    "PageIOError",
+    "PoolExhaustedError",
+    "RowTooLargeError",
+    "Schema",
+    "SchemaError",
+    "Stats",
+    "StorageError",
+    "Table",
+    "TableExistsError",
+    "TruncatedDatabaseError",
+    "UncleanShutdownError",
+    "open",
+]

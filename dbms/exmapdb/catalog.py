@@ -1,0 +1,96 @@
+"""The catalog: two tables, at known roots, that describe all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from exmapdb._core import ffi, lib
+from exmapdb.errors import NoSuchTableError, SchemaError, TableExistsError
+from exmapdb.schema import ColumnType, Field, Schema
+from exmapdb.table import Table
+
+if TYPE_CHECKING:
+    from exmapdb.database import Database
+
+__all__ = ["Catalog"]
+
+NAME_MAX: Final = 128
+
+TABLES = Schema.of({"name": "text", "root": "int64"}, "name")
+# key_place: 0, or the column's place in the key, counted from 1
+COLUMNS = Schema.of(
+    {
+        "table": "text",
+        "place": "int32",
+        "name": "text",
+        "type": "int32",
+        "nullable": "int32",
+        "key_place": "int32",
+    },
+    ("table", "place"),
+)
+
+
+class Catalog:
+    """Knows the tables of one database; the caller serialises changes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._tables = Table(database, "exmapdb.tables", TABLES, lib.EXDB_TABLES_ROOT)
+        self._columns = Table(database, "exmapdb.columns", COLUMNS, lib.EXDB_COLUMNS_ROOT)
+
+    def names(self) -> list[str]:
+        """Return the names of all tables, sorted."""
+        return [name for batch in self._tables.scan(columns=["name"]) for (name,) in batch.to_rows()]
+
+    def load(self, name: str) -> tuple[Schema, int]:
+        """Return a table's schema and root. NoSuchTableError."""
+        row = self._tables.get(name)
+        if row is None:
+            raise NoSuchTableError(name, self.names())
+        columns = [
+            dict(zip(batch.columns, values, strict=True))
+            for batch in self._columns.scan((name, 0), (name, 1 << 30))
+            for values in batch.to_rows()
+        ]
+        fields = (
+            Field(column["name"], ColumnType.from_code(column["type"]), bool(column["nullable"]))
+            for column in columns
+        )
+        key = sorted((c["key_place"], c["name"]) for c in columns if c["key_place"])
+        return Schema.of(fields, [name for _, name in key]), row["root"]
+
+    def create(self, name: str, schema: Schema) -> int:
+        """Make an empty tree for a new table, write both down, and return its root."""
+        if not name or len(name.encode()) > NAME_MAX:
+            raise SchemaError(f"a table's name has 1 to {NAME_MAX} bytes")
+        if any(len(column.encode()) > NAME_MAX for column in schema.names):
+            raise SchemaError(f"a column's name has at most {NAME_MAX} bytes")
+        if self._tables.get(name) is not None:
+            raise TableExistsError(f"there is a table {name!r} already")
+        root = self._create_tree()
+        count = len(schema.fields)
+        self._columns.insert_many(
+            {
+                "table": [name] * count,
+                "place": list(range(count)),
+                "name": list(schema.names),
+                "type": [field.type.code for field in schema.fields],
+                "nullable": [int(field.nullable) for field in schema.fields],
+                "key_place": [
+                    schema.key.index(column) + 1 if column in schema.key else 0 for column in schema.names
+                ],
+            },
+            # what an earlier attempt that failed has left
+            replace=True,
+        )
+        self._tables.insert({"name": name, "root": root})
+        return root
+
+    def _create_tree(self) -> int:
+        root = ffi.new("uint64_t *")
+        with self._database.worker() as worker:
+            code = lib.exdb_table_create(worker.handle, root)
+            if code:
+                raise self._database.error(code, worker.error_page)
+        return int(root[0])

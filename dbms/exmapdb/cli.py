@@ -1,0 +1,201 @@
+"""The command line: exmapdb demo, exmapdb stat."""
+
+import dataclasses
+import enum
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from exmapdb.database import Backend, Database, open_database
+from exmapdb.demo import Demo, DemoConfig, DemoResult
+from exmapdb.errors import ExmapdbError
+
+__all__ = ["app"]
+
+PAGES_PER_MIB = 256
+
+app = typer.Typer(help="A database whose pages live in memory that it maps itself.", no_args_is_help=True)
+
+
+class BackendName(enum.StrEnum):
+    """Where the frames come from."""
+
+    AUTO = "auto"
+    KERNEL = "kernel"
+    POSIX = "posix"
+
+
+BackendOption = Annotated[BackendName, typer.Option(help="kernel needs the module; auto finds out.")]
+MemoryOption = Annotated[str, typer.Option(help="Size of the frame pool.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+
+
+class BarReporter:
+    """Shows how far the demo has come, on stderr."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def start(self, name: str, total: int) -> None:
+        """Begin a new bar, leaving the last one full."""
+        self._finish()
+        self._task = self._progress.add_task(name, total=total)
+
+    def advance(self, done: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, completed=self._progress.tasks[self._task].total)
+
+
+def make_progress() -> Progress:
+    """Make a progress bar on stderr, shown only if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<14}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def make_grid(title: str, *columns: str) -> Grid:
+    """Make a table whose columns but the first are aligned to the right."""
+    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="right" if i else "left")
+    return grid
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Say what went wrong in one line, and return what ends the program with 1."""
+    typer.echo(f"exmapdb: {error}", err=True)
+    return typer.Exit(1)
+
+
+@app.command()
+def demo(
+    backend: BackendOption = BackendName.AUTO,
+    device: Annotated[
+        Path | None,
+        typer.Option(help="Block device or file to use; its content is lost. Default: a temporary file."),
+    ] = None,
+    memory: MemoryOption = "16MiB",
+    rows: Annotated[int | None, typer.Option(min=1, help="Load only the first rows.")] = None,
+    lookups: Annotated[int, typer.Option(min=1, help="Random point lookups.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random choice of rows.")] = 2013,
+    force: Annotated[bool, typer.Option(help="Overwrite a file system or other data on the device.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a year of flights into a table larger than its memory, query it, and check every result."""
+    chosen = cast(Backend, str(backend))
+    config = DemoConfig(chosen, device, memory, rows, lookups, seed, force)
+    try:
+        with make_progress() as progress:
+            result = Demo(config, BarReporter(progress)).run()
+    except (ExmapdbError, OSError, ValueError) as error:
+        if not as_json:
+            typer.echo(f"demo: FAILED: {error}")
+            raise typer.Exit(1) from error
+        raise fail(error) from error
+    if as_json:
+        typer.echo(json.dumps(demo_as_json(result), indent=2))
+    else:
+        print_demo(result)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def demo_as_json(result: DemoResult) -> dict[str, Any]:
+    """Return the demo's result as plain values."""
+    plain = dataclasses.asdict(result)
+    for entry, phase in zip(plain["phases"], result.phases, strict=True):
+        entry |= {"rate": phase.rate, "hit_rate": phase.hit_rate}
+    for entry, check in zip(plain["checks"], result.checks, strict=True):
+        entry["ok"] = check.ok
+    for name, carrier in result.carriers.items():
+        plain["carriers"][name]["mean_delay"] = carrier.mean_delay
+    return plain | {"ok": result.ok, "verdict": result.verdict}
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the demo's tables, and its verdict as the last line."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    headline = (
+        f"{result.rows:,} flights on {result.path}, {result.backend} backend: "
+        f"{result.table_pages / PAGES_PER_MIB:.1f} MiB of pages in a pool of "
+        f"{result.pool_pages / PAGES_PER_MIB:.1f} MiB, region {result.region_pages / PAGES_PER_MIB:,.0f} MiB"
+    )
+    names = ("", "rows", "s", "rows/s", "hit rate", "read", "written", "evicted", "flushes", "rescues")
+    grid = make_grid(headline, *names)
+    for p in result.phases:
+        counts = (p.pages_read, p.pages_written, p.evicted, p.tlb_flushes, p.rescues)
+        grid.add_row(
+            p.name,
+            f"{p.operations:,}",
+            f"{p.seconds:.2f}",
+            f"{p.rate:,.0f}",
+            f"{p.hit_rate:.1%}",
+            *(f"{n:,}" for n in counts),
+        )
+    console.print(grid)
+    grid = make_grid("Departures by carrier", "carrier", "flights", "departed", "mean delay, min")
+    for name, carrier in result.carriers.items():
+        mean = "-" if carrier.mean_delay is None else f"{carrier.mean_delay:.2f}"
+        grid.add_row(name, f"{carrier.flights:,}", f"{carrier.departed:,}", mean)
+    console.print(grid)
+    grid = make_grid("Checked against the source", "check", "compared", "result")
+    for check in result.checks:
+        grid.add_row(check.name, f"{check.compared:,}", "[green]ok[/]" if check.ok else "[red]WRONG[/]")
+    console.print(grid)
+    typer.echo(f"{result.seconds:.1f} s in all")
+    typer.echo(result.verdict)
+
+
+@app.command()
+def stat(
+    path: Annotated[Path, typer.Argument(help="File or block device with a database.")],
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "16MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is in a database: its tables, their columns and rows, its pages."""
+    try:
+        with open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w") as database:
+            summary = summarise(database)
+    except (ExmapdbError, OSError, ValueError) as error:
+        raise fail(error) from error
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    typer.echo(f"{summary['path']}: {summary['pages']:,} pages, {len(summary['tables'])} tables")
+    for table in summary["tables"]:
+        grid = make_grid(f"{table['name']}: {table['rows']:,} rows", "column", "type", "key")
+        for column in table["columns"]:
+            place = table["key"].index(column["name"]) + 1 if column["name"] in table["key"] else ""
+            grid.add_row(column["name"], column["type"], str(place))
+        Console().print(grid)
+
+
+def summarise(database: Database) -> dict[str, Any]:
+    """Return what `stat` shows, as plain values."""
+    tables = []
+    for name in database.tables():
+        table = database.table(name)
+        columns = [{"name": field.name, "type": str(field)} for field in table.schema.fields]
+        entry = {"name": name, "rows": table.count(), "key": list(table.schema.key), "columns": columns}
+        tables.append(entry)
+    stats = database.stats()
+    return {
+        "path": database.path,
+        "backend": stats.backend,
+        "pages": stats.allocated_pages,
+        "tables": tables,
+    }

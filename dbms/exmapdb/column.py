@@ -1,0 +1,256 @@
+"""Columns and batches of them: what goes into tables and comes out."""
+
+import datetime as dt
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmapdb.errors import InvalidValueError
+from exmapdb.schema import ColumnType
+
+__all__ = ["Batch", "Column", "from_python", "to_python"]
+
+EPOCH_DAY = dt.date(1970, 1, 1)
+EPOCH = dt.datetime(1970, 1, 1)
+MICROSECOND = dt.timedelta(microseconds=1)
+
+Bools = NDArray[np.bool_]
+Offsets = NDArray[np.int32]
+
+
+def to_date(days: int) -> dt.date:
+    """Convert days since 1970."""
+    return EPOCH_DAY + dt.timedelta(days=days)
+
+
+def to_timestamp(microseconds: int) -> dt.datetime:
+    """Convert microseconds since 1970, UTC, to a datetime without a zone."""
+    return EPOCH + dt.timedelta(microseconds=microseconds)
+
+
+def from_date(value: Any) -> int:
+    """Convert a date, or a datetime64, to days since 1970."""
+    if isinstance(value, np.datetime64):
+        return int(value.astype("datetime64[D]").astype(np.int64))
+    return int((value - EPOCH_DAY).days)
+
+
+def from_timestamp(value: Any) -> int:
+    """Convert a datetime (without a zone: UTC), or a datetime64, to microseconds since 1970."""
+    if isinstance(value, np.datetime64):
+        return int(value.astype("datetime64[us]").astype(np.int64))
+    if value.tzinfo is not None:
+        value = value.astimezone(dt.UTC).replace(tzinfo=None)
+    return int((value - EPOCH) // MICROSECOND)
+
+
+_TO_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
+    ColumnType.DATE: to_date,
+    ColumnType.TIMESTAMP: to_timestamp,
+}
+_FROM_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
+    ColumnType.INT32: operator.index,
+    ColumnType.INT64: operator.index,
+    ColumnType.FLOAT64: float,
+    ColumnType.DATE: from_date,
+    ColumnType.TIMESTAMP: from_timestamp,
+}
+
+
+def to_python(kind: ColumnType) -> Callable[[Any], Any] | None:
+    """Return what turns a stored value into Python's, or None if it is that already."""
+    return _TO_PYTHON.get(kind)
+
+
+def from_python(kind: ColumnType, value: Any) -> Any:
+    """Turn a value of Python or numpy into what is stored. InvalidValueError."""
+    if kind is ColumnType.TEXT:
+        if not isinstance(value, str):
+            raise InvalidValueError(f"{value!r} is no text")
+        return value.encode()
+    try:
+        stored = _FROM_PYTHON[kind](value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidValueError(f"{value!r} is no {kind}: {error}") from error
+    if kind is not ColumnType.FLOAT64:
+        limits = np.iinfo(kind.storage.type)  # type: ignore[type-var]
+        if not limits.min <= stored <= limits.max:
+            raise InvalidValueError(f"{value!r} is out of the range of {kind}")
+    return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The values of one column for a run of rows, laid out as in Arrow.
+
+    values: numbers; days (int32) and microseconds (int64) since 1970; for text the UTF-8 bytes of
+    all texts, text i being values[offsets[i]:offsets[i + 1]].  valid: one bool for each row, or None
+    if there is no null; what stands in `values` for a null means nothing.
+    """
+
+    type: ColumnType
+    values: NDArray[Any]
+    valid: Bools | None = None
+    offsets: Offsets | None = None
+
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    @classmethod
+    def of(cls, kind: ColumnType, data: Any) -> "Column":
+        """Make a column of a Column, a numpy array (masked or not) or a sequence with None for null.
+
+        Raises InvalidValueError if a value does not fit.
+        """
+        if isinstance(data, Column):
+            if data.type is not kind:
+                raise InvalidValueError(f"a column of {data.type} is no column of {kind}")
+            return data
+        if isinstance(data, np.ndarray) and data.dtype != object:
+            if data.ndim != 1:
+                raise InvalidValueError("a column has one dimension")
+            return _of_text_array(data) if kind is ColumnType.TEXT else _of_array(kind, data)
+        return _of_text_list(list(data)) if kind is ColumnType.TEXT else _of_list(kind, list(data))
+
+    def to_numpy(self) -> NDArray[Any]:
+        """Return numbers, datetime64[D], datetime64[us], or str objects; masked where null."""
+        if self.type is ColumnType.TEXT:
+            values: NDArray[Any] = np.array(self.to_pylist(), dtype=object)
+        elif self.type is ColumnType.DATE:
+            values = self.values.astype("datetime64[D]")
+        elif self.type is ColumnType.TIMESTAMP:
+            values = self.values.view("datetime64[us]")
+        else:
+            values = self.values
+        return values if self.valid is None else np.ma.MaskedArray(values, mask=~self.valid)
+
+    def to_bytes(self) -> NDArray[np.bytes_]:
+        """Return texts as an array of fixed-width UTF-8, quick to compare and to group by.
+
+        NUL bytes at the end of a text are lost.
+        """
+        if self.offsets is None:
+            raise TypeError(f"a column of {self.type} is no text")
+        lengths = np.diff(self.offsets)
+        width = max(int(lengths.max(initial=0)), 1)
+        table = np.zeros((len(lengths), width), np.uint8)
+        table[np.arange(width) < lengths[:, None]] = self.values
+        return table.reshape(-1).view(f"S{width}")
+
+    def to_pylist(self) -> list[Any]:
+        """Return values of Python: int, float, str, date, datetime, and None for null."""
+        if self.offsets is None:
+            convert = to_python(self.type)
+            plain = self.values.tolist()
+            items = plain if convert is None else list(map(convert, plain))
+        else:
+            data, ends = self.values.tobytes(), self.offsets.tolist()
+            items = [data[a:b].decode() for a, b in itertools.pairwise(ends)]
+        if self.valid is None:
+            return items
+        return [item if ok else None for item, ok in zip(items, self.valid.tolist(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of a table, column by column."""
+
+    columns: Mapping[str, Column]
+    rows: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def to_numpy(self) -> dict[str, NDArray[Any]]:
+        """Return an array for each column; see Column.to_numpy."""
+        return {name: column.to_numpy() for name, column in self.columns.items()}
+
+    def to_rows(self) -> Iterator[tuple[Any, ...]]:
+        """Iterate over the rows as tuples of Python's values."""
+        return zip(*(column.to_pylist() for column in self.columns.values()), strict=True)
+
+
+def _valid_of(data: NDArray[Any]) -> Bools | None:
+    mask = np.ma.getmaskarray(data) if isinstance(data, np.ma.MaskedArray) else None
+    if data.dtype.kind == "M":
+        missing: Bools = np.isnat(np.ma.getdata(data))
+        mask = missing if mask is None else mask | missing
+    return None if mask is None or not mask.any() else ~mask
+
+
+def _narrow(kind: ColumnType, values: NDArray[Any], valid: Bools | None) -> NDArray[Any]:
+    """Cast numbers without loss."""
+    if kind is ColumnType.FLOAT64:
+        if values.dtype.kind not in "fiu":
+            raise InvalidValueError(f"{values.dtype} is no {kind}")
+        return np.ascontiguousarray(values, np.float64)
+    if values.dtype.kind not in "iu":
+        raise InvalidValueError(f"{values.dtype} is no {kind}")
+    narrow = np.ascontiguousarray(values.astype(kind.storage))
+    lost = narrow != values
+    if valid is not None:
+        lost &= valid
+    if lost.any():
+        raise InvalidValueError(f"{values[lost][0]} is out of the range of {kind}")
+    return narrow
+
+
+def _of_array(kind: ColumnType, data: NDArray[Any]) -> Column:
+    valid = _valid_of(data)
+    values = np.ma.getdata(data)
+    if values.dtype.kind == "M":
+        unit = {ColumnType.DATE: "datetime64[D]", ColumnType.TIMESTAMP: "datetime64[us]"}.get(kind)
+        if unit is None:
+            raise InvalidValueError(f"{values.dtype} is no {kind}")
+        values = values.astype(unit).astype(np.int64)
+    return Column(kind, _narrow(kind, values, valid), valid)
+
+
+def _of_text_array(data: NDArray[Any]) -> Column:
+    valid = _valid_of(data)
+    values = np.ma.getdata(data)
+    if values.dtype.kind == "U":
+        values = np.char.encode(values, "utf-8")
+    if values.dtype.kind != "S":
+        raise InvalidValueError(f"{values.dtype} is no text")
+    values = np.ascontiguousarray(values)
+    width = values.dtype.itemsize
+    # numpy cannot divide no bytes into rows
+    table = np.frombuffer(values.tobytes(), np.uint8).reshape(len(values), width) if width else None
+    lengths = np.char.str_len(values).astype(np.int64)
+    offsets = _offsets(lengths)
+    data = np.empty(0, np.uint8) if table is None else table[np.arange(width) < lengths[:, None]]
+    return Column(ColumnType.TEXT, data, valid, offsets)
+
+
+def _of_text_list(data: Sequence[Any]) -> Column:
+    encoded = [b"" if item is None else from_python(ColumnType.TEXT, item) for item in data]
+    offsets = _offsets(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+    values = np.frombuffer(b"".join(encoded), np.uint8)
+    return Column(ColumnType.TEXT, values, _valid_list(data), offsets)
+
+
+def _of_list(kind: ColumnType, data: Sequence[Any]) -> Column:
+    stored = [0 if item is None else from_python(kind, item) for item in data]
+    return Column(kind, np.array(stored, dtype=kind.storage), _valid_list(data))
+
+
+def _valid_list(data: Sequence[Any]) -> Bools | None:
+    if all(item is not None for item in data):
+        return None
+    return np.array([item is not None for item in data], dtype=np.bool_)
+
+
+def _offsets(lengths: NDArray[np.int64]) -> Offsets:
+    ends = np.cumsum(lengths)
+    if len(ends) and ends[-1] > np.iinfo(np.int32).max:
+        raise InvalidValueError("more than 2 GiB of text in one batch: insert it in parts")
+    return np.concatenate((np.zeros(1, np.int64), ends)).astype(np.int32)

@@ -1,0 +1,157 @@
+"""What can go wrong, each with a sentence that says what to do next."""
+
+import errno
+import os
+
+__all__ = [
+    "BackendUnavailableError",
+    "CorruptPageError",
+    "DatabaseClosedError",
+    "DatabaseFullError",
+    "DatabaseLockedError",
+    "DeviceInUseError",
+    "DuplicateKeyError",
+    "ExmapdbError",
+    "InvalidValueError",
+    "NoSuchTableError",
+    "NotADatabaseError",
+    "NullViolationError",
+    "OutOfMemoryError",
+    "PageIOError",
+    "PoolExhaustedError",
+    "RowTooLargeError",
+    "SchemaError",
+    "TableExistsError",
+    "TruncatedDatabaseError",
+    "UncleanShutdownError",
+    "from_code",
+]
+
+
+class ExmapdbError(Exception):
+    """Base of all errors of exmapdb."""
+
+
+class DatabaseClosedError(ExmapdbError):
+    """The database has been closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the database is closed: open it again")
+
+
+class SchemaError(ExmapdbError, ValueError):
+    """A schema, a key or a set of columns does not make sense."""
+
+
+class NoSuchTableError(ExmapdbError, KeyError):
+    """There is no table of this name."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        self.name = name
+        self.message = f"no table {name!r}; there is {', '.join(known) or 'none'}"
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TableExistsError(ExmapdbError):
+    """There is a table of this name already."""
+
+
+class InvalidValueError(ExmapdbError, ValueError):
+    """A value does not fit the type of its column."""
+
+
+class NullViolationError(InvalidValueError):
+    """A null in a column that takes none."""
+
+
+class DuplicateKeyError(ExmapdbError):
+    """The key is in the table, or twice in the batch; `row` is the row's number in the batch.
+
+    Rows with smaller keys of the same batch are in the table now.
+    """
+
+    def __init__(self, table: str, row: int) -> None:
+        self.table, self.row = table, row
+        super().__init__(f"row {row}: its key is in {table!r} already; insert with replace=True to overwrite")
+
+
+class RowTooLargeError(ExmapdbError):
+    """A row, or its key, is larger than a quarter of a page; `row` is its number in the batch."""
+
+
+class StorageError(ExmapdbError, OSError):
+    """Something with the device, the file or the pool: errno says what, `page` where."""
+
+    def __init__(self, number: int, message: str, path: str = "", page: int | None = None) -> None:
+        self.page = page
+        super().__init__(number, message, path or None)
+
+
+class CorruptPageError(StorageError):
+    """A page is not what was written: its checksum, magic or number is wrong."""
+
+
+class TruncatedDatabaseError(StorageError):
+    """A page that the database refers to does not exist."""
+
+
+class UncleanShutdownError(StorageError):
+    """The database was not closed, and there is no log to repair it with."""
+
+
+class NotADatabaseError(StorageError):
+    """The file or device holds something else."""
+
+
+class PoolExhaustedError(StorageError):
+    """Every frame of the pool is latched."""
+
+
+class DatabaseFullError(StorageError):
+    """The region, or the disk below it, has no room left."""
+
+
+class PageIOError(StorageError):
+    """The device failed to read or write a page; it is in memory as it was."""
+
+
+class OutOfMemoryError(StorageError, MemoryError):
+    """The system refused memory."""
+
+
+class BackendUnavailableError(StorageError):
+    """The kernel backend cannot be used here."""
+
+
+class DatabaseLockedError(StorageError):
+    """Another process has the database open."""
+
+
+class DeviceInUseError(StorageError):
+    """The device is mounted or in use, or holds a file system or partition table."""
+
+
+def from_code(code: int, path: str, page: int) -> StorageError:
+    """Make the exception for a negative result of the native core (see native/exdb.h)."""
+    number = -code
+    match number:
+        case errno.EBADMSG:
+            return CorruptPageError(
+                number, f"page {page} is corrupt (checksum or header): restore it from a copy", path, page
+            )
+        case errno.EUCLEAN:
+            message = f"page {page} does not exist: the file was cut, or a page points astray"
+            return TruncatedDatabaseError(number, message, path, page)
+        case errno.ENOBUFS:
+            return PoolExhaustedError(
+                number, "every frame of the pool is latched: open with more memory", path, page
+            )
+        case errno.ENOSPC:
+            message = f"no room for page {page}: open with a larger capacity, or free some disk"
+            return DatabaseFullError(number, message, path, page)
+        case errno.ENOMEM:
+            return OutOfMemoryError(number, "out of memory", path)
+    return PageIOError(number, f"page {page}: {os.strerror(number)}: look at the kernel log", path, page)

@@ -1,0 +1,125 @@
+"""Opening the file or block device that backs a database, without harm to what it holds."""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from exmapdb._core import ffi, lib
+from exmapdb.errors import DatabaseLockedError, DeviceInUseError, NotADatabaseError
+
+__all__ = ["PAGE_SIZE", "Backing", "Flag", "open_backing"]
+
+PAGE_SIZE: int = lib.EXDB_PAGE_SIZE
+
+Flag = Literal["w", "c", "n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """An open file or device: whoever has it closes the descriptor.
+
+    pages: whole pages in it now; create: a new database has to be made in it.
+    """
+
+    fd: int
+    path: str
+    is_device: bool
+    pages: int
+    create: bool
+
+
+def open_backing(path: str | os.PathLike[str], flag: Flag, force: bool) -> Backing:
+    """Open `path` for direct I/O and claim it: files by flock, devices by O_EXCL.
+
+    flag is that of `dbm.open`: w an existing database, c one that is made if there is none, n always
+    a new one.  What is not a database is never overwritten without `force`, and a device in use never.
+    Raises NotADatabaseError, DatabaseLockedError, DeviceInUseError, FileNotFoundError and other OSErrors.
+    """
+    name = os.fspath(path)
+    mode = os.stat(name).st_mode if flag == "w" or Path(name).exists() else stat.S_IFREG
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise NotADatabaseError(errno.EINVAL, "neither a regular file nor a block device", name)
+    is_device = stat.S_ISBLK(mode)
+    fd = _open_device(name) if is_device else _open_file(name, flag)
+    try:
+        create = _wants_create(fd, name, flag, force, is_device)
+        if create and not is_device:
+            os.ftruncate(fd, 0)
+        return Backing(fd, name, is_device, os.lseek(fd, 0, os.SEEK_END) // PAGE_SIZE, create)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _open_device(name: str) -> int:
+    try:
+        return os.open(name, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        message = "the device is mounted or in use: unmount it, or take another one"
+        raise DeviceInUseError(errno.EBUSY, message, name) from error
+
+
+def _open_file(name: str, flag: Flag) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | (0 if flag == "w" else os.O_CREAT)
+    try:
+        fd = os.open(name, flags | os.O_DIRECT, 0o666)
+    except OSError as error:
+        # tmpfs before Linux 6.6, for one, has no direct I/O
+        if error.errno != errno.EINVAL:
+            raise
+        fd = os.open(name, flags, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise DatabaseLockedError(
+            error.errno, "the database is open elsewhere: close it there", name
+        ) from error
+    return fd
+
+
+def _read_first_page(fd: int) -> bytes:
+    # direct I/O wants aligned memory
+    with contextlib.closing(mmap.mmap(-1, PAGE_SIZE)) as page:
+        length = os.preadv(fd, [page], 0)
+        return page[:length]
+
+
+def _wants_create(fd: int, name: str, flag: Flag, force: bool, is_device: bool) -> bool:
+    head = _read_first_page(fd)
+    if len(head) == PAGE_SIZE and lib.exdb_probe(ffi.from_buffer(head)):
+        return flag == "n"
+    if flag == "w":
+        raise NotADatabaseError(errno.EINVAL, "no database of exmapdb", name)
+    if head and not force:
+        if is_device:
+            _refuse_signatures(name)
+        else:
+            message = "the file holds something else: remove it, or use force"
+            raise NotADatabaseError(errno.EEXIST, message, name)
+    return True
+
+
+def _refuse_signatures(name: str) -> None:
+    """Raise DeviceInUseError unless blkid finds nothing on the device."""
+    blkid = shutil.which("blkid", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if blkid is None:
+        raise DeviceInUseError(errno.EEXIST, "no blkid to look for file systems: use force", name)
+    done = subprocess.run([blkid, "--probe", name], capture_output=True, text=True, check=False)
+    # 2: nothing found; 0: found; 8: more than one thing found
+    if done.returncode != 2:
+        found = done.stdout.partition(": ")[2].strip() or done.stderr.strip() or "something"
+        message = f"the device holds {found}: take another one, or use force"
+        raise DeviceInUseError(errno.EEXIST, message, name)

@@ -1,0 +1,317 @@
+"""Tables: rows under a key, in batches of columns."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exmapdb._core import ffi, lib
+from exmapdb.column import Batch, Column, from_python, to_python
+from exmapdb.errors import (
+    DuplicateKeyError,
+    InvalidValueError,
+    NullViolationError,
+    RowTooLargeError,
+    SchemaError,
+)
+from exmapdb.schema import ColumnType, Field, Schema
+
+if TYPE_CHECKING:
+    from exmapdb.database import Database
+
+__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table"]
+
+BATCH_ROWS = 8192
+PREFETCH_PAGES = 64
+TEXT_BYTES = 16  # what a text is expected to need; a scan's batch ends where they do not suffice
+
+Key = object | tuple[object, ...]
+
+_PUT: dict[ColumnType, Any] = {
+    ColumnType.INT32: lib.exdb_key_put_int32,
+    ColumnType.DATE: lib.exdb_key_put_int32,
+    ColumnType.INT64: lib.exdb_key_put_int64,
+    ColumnType.TIMESTAMP: lib.exdb_key_put_int64,
+    ColumnType.FLOAT64: lib.exdb_key_put_float64,
+}
+_C_ARRAY: dict[ColumnType, str] = {
+    ColumnType.INT32: "int32_t[1]",
+    ColumnType.DATE: "int32_t[1]",
+    ColumnType.INT64: "int64_t[1]",
+    ColumnType.TIMESTAMP: "int64_t[1]",
+    ColumnType.FLOAT64: "double[1]",
+}
+
+
+class RowBuffer:
+    """One row's worth of vectors, for `get`; belongs to one worker of the database."""
+
+    __slots__ = ("_cells", "key", "vectors")
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.key = ffi.new("struct exdb_key *")
+        self.vectors = ffi.new("struct exdb_vector[]", len(fields))
+        self._cells: list[tuple[str, Any, Any, Any, Callable[[Any], Any] | None]] = []
+        for field, vector in zip(fields, self.vectors, strict=True):
+            valid = ffi.new("uint8_t[1]")
+            offsets = ffi.NULL
+            if field.type is ColumnType.TEXT:
+                values, offsets = ffi.new("char[]", lib.EXDB_ROW_MAX), ffi.new("int32_t[2]")
+                vector.capacity = lib.EXDB_ROW_MAX
+            else:
+                values = ffi.new(_C_ARRAY[field.type])
+            vector.values, vector.valid, vector.offsets = values, valid, offsets
+            self._cells.append((field.name, values, valid, offsets, to_python(field.type)))
+
+    def to_row(self) -> dict[str, Any]:
+        """Return what the vectors hold as Python's values."""
+        row: dict[str, Any] = {}
+        for name, values, valid, offsets, convert in self._cells:
+            if not valid[0]:
+                row[name] = None
+            elif offsets:
+                row[name] = ffi.unpack(values, offsets[1]).decode()
+            else:
+                row[name] = values[0] if convert is None else convert(values[0])
+        return row
+
+
+class ScanBuffer:
+    """The memory that a scan's next batch is decoded into; each batch gets a new one."""
+
+    def __init__(self, fields: Sequence[Field], wanted: frozenset[str], rows: int) -> None:
+        self.vectors = ffi.new("struct exdb_vector[]", len(fields))
+        self._columns: list[tuple[Field, Any, Any, Any]] = []
+        self._keep: list[Any] = []
+        for field, vector in zip(fields, self.vectors, strict=True):
+            if field.name not in wanted:
+                continue
+            valid = np.empty(rows, np.bool_) if field.nullable else None
+            offsets = None
+            if field.type is ColumnType.TEXT:
+                values = np.empty(max(rows * TEXT_BYTES, lib.EXDB_ROW_MAX), np.uint8)
+                offsets = np.zeros(rows + 1, np.int32)
+                vector.capacity = len(values)
+                vector.offsets = self._pin("int32_t[]", offsets)
+            else:
+                values = np.empty(rows, field.type.storage)
+            vector.values = self._pin("char[]", values)
+            if valid is not None:
+                vector.valid = self._pin("uint8_t[]", valid)
+            self._columns.append((field, values, valid, offsets))
+
+    def _pin(self, kind: str, array: Any) -> Any:
+        self._keep.append(ffi.from_buffer(kind, array))
+        return self._keep[-1]
+
+    def to_batch(self, rows: int, names: Sequence[str]) -> Batch:
+        """Return the first rows as columns that share this memory."""
+        columns = {}
+        for field, values, valid, offsets in self._columns:
+            used = None if valid is None or valid[:rows].all() else valid[:rows]
+            if offsets is None:
+                columns[field.name] = Column(field.type, values[:rows], used)
+            else:
+                ends = offsets[: rows + 1]
+                columns[field.name] = Column(field.type, values[: ends[-1]], used, ends)
+        return Batch({name: columns[name] for name in names}, rows)
+
+
+class Table:
+    """A table of an open database; made by Database.create_table and Database.table.
+
+    May be used by several threads at a time.  No call is atomic yet but for single rows.
+    """
+
+    def __init__(self, database: Database, name: str, schema: Schema, root: int) -> None:
+        self._database = database
+        self._name = name
+        self._schema = schema
+        self._root = root
+        types = bytes(field.type.code for field in schema.fields)
+        key = schema.key_indexes
+        layout = lib.exdb_layout_new(len(types), types, len(key), key)
+        if not layout:
+            raise SchemaError(f"a row of {name!r} does not fit a page: take fewer columns")
+        self._layout = ffi.gc(layout, lib.exdb_layout_free)
+        self._key_types = tuple(schema.fields[index].type for index in key)
+        self._buffers: dict[int, RowBuffer] = {}
+
+    @property
+    def name(self) -> str:
+        """Return the table's name."""
+        return self._name
+
+    @property
+    def schema(self) -> Schema:
+        """Return the table's columns and key."""
+        return self._schema
+
+    def __repr__(self) -> str:
+        return f"<Table {self._name!r} of {self._database.path!r}>"
+
+    def insert_many(self, columns: Mapping[str, Any] | Batch, replace: bool = False) -> int:
+        """Insert rows given column by column, and return how many.
+
+        columns: for each column of the schema what Column.of takes, all of one length (a column that
+        takes nulls may be left out).  Sorted keys are quickest and fill the pages.  With `replace` a row
+        whose key exists replaces the old one.
+        Raises SchemaError, InvalidValueError, NullViolationError and RowTooLargeError before anything
+        is changed; DuplicateKeyError and StorageError when rows with smaller keys are in already.
+        """
+        given = columns.columns if isinstance(columns, Batch) else columns
+        vectors, keep, rows = self._input(given)
+        failed = ffi.new("uint64_t *")
+        with self._database.worker() as worker:
+            code = lib.exdb_table_insert(
+                worker.handle, self._layout, self._root, vectors, rows, replace, failed
+            )
+            del keep
+            if code:
+                self._raise(code, worker.error_page, failed[0])
+        return rows
+
+    def insert(self, row: Mapping[str, Any], replace: bool = False) -> None:
+        """Insert one row; slow, see insert_many."""
+        self.insert_many({name: [value] for name, value in row.items()}, replace)
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        """Return the row with this key (a tuple, if it has several columns), or None.
+
+        Raises InvalidValueError for a key that cannot be, and StorageError.
+        """
+        parts = key if isinstance(key, tuple) else (key,)
+        if len(parts) != len(self._key_types):
+            raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {key!r}")
+        with self._database.worker() as worker:
+            buffer = self._buffers.get(worker.index)
+            if buffer is None:
+                buffer = self._buffers[worker.index] = RowBuffer(self._schema.fields)
+            self._encode(buffer.key, parts)
+            code = lib.exdb_table_get(worker.handle, self._layout, self._root, buffer.key, buffer.vectors)
+            if code == -errno.ENOENT:
+                return None
+            if code:
+                raise self._database.error(code, worker.error_page)
+            return buffer.to_row()
+
+    def scan(
+        self,
+        low: Key | None = None,
+        high: Key | None = None,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = BATCH_ROWS,
+        prefetch: int = PREFETCH_PAGES,
+    ) -> Iterator[Batch]:
+        """Iterate in the key's order over batches of the rows with low <= key < high.
+
+        low, high: None for no bound; tuples compare as Python's do, so the first columns of the key
+        suffice.  columns: names, None for all.  batch_rows: rows in a batch at most.  prefetch: leaves
+        to read ahead, 0 to 64.  What other threads insert meanwhile is seen or not, each row whole.
+        Raises SchemaError, InvalidValueError and StorageError.
+        """
+        names = self._schema.names if columns is None else tuple(columns)
+        unknown = set(names) - set(self._schema.names)
+        if unknown or not 0 <= prefetch <= PREFETCH_PAGES or batch_rows < 1:
+            raise SchemaError(f"no columns {sorted(unknown)}, or prefetch or batch_rows out of range")
+        bounds = [ffi.NULL if bound is None else self._key(bound) for bound in (low, high)]
+        scan = lib.exdb_scan_new(self._layout, self._root, *bounds, prefetch)
+        if not scan:
+            raise self._database.error(-errno.ENOMEM, 0)
+        return self._batches(ffi.gc(scan, lib.exdb_scan_free), names, batch_rows)
+
+    def count(self) -> int:
+        """Count the rows, by reading all of them."""
+        return sum(batch.rows for batch in self.scan(columns=()))
+
+    def _batches(self, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
+        while True:
+            buffer = ScanBuffer(self._schema.fields, frozenset(names), batch_rows)
+            with self._database.worker() as worker:
+                rows = lib.exdb_scan_next(worker.handle, scan, buffer.vectors, batch_rows)
+                if rows < 0:
+                    raise self._database.error(rows, worker.error_page)
+            if not rows:
+                return
+            yield buffer.to_batch(rows, names)
+
+    def _key(self, bound: Key) -> Any:
+        parts = bound if isinstance(bound, tuple) else (bound,)
+        if len(parts) > len(self._key_types):
+            raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {bound!r}")
+        key = ffi.new("struct exdb_key *")
+        self._encode(key, parts)
+        return key
+
+    def _encode(self, key: Any, parts: Sequence[object]) -> None:
+        lib.exdb_key_clear(key)
+        code = 0
+        for kind, part in zip(self._key_types, parts, strict=False):
+            value = from_python(kind, part)
+            if kind is ColumnType.TEXT:
+                code = code or lib.exdb_key_put_text(key, value, len(value))
+            else:
+                code = code or _PUT[kind](key, value)
+        if code:
+            raise InvalidValueError(f"{tuple(parts)!r} cannot be a key: it is too long, or NaN")
+
+    def _input(self, given: Mapping[str, Any]) -> tuple[Any, list[Any], int]:
+        """Return vectors for the native core, what keeps their memory, and the number of rows."""
+        unknown = set(given) - set(self._schema.names)
+        if unknown:
+            raise SchemaError(f"table {self._name!r} has no column {', '.join(sorted(unknown))}")
+        columns = {
+            field.name: Column.of(field.type, given[field.name])
+            for field in self._schema.fields
+            if field.name in given
+        }
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1:
+            raise SchemaError(f"columns of different lengths: {sorted(lengths)}")
+        rows = lengths.pop()
+        vectors = ffi.new("struct exdb_vector[]", len(self._schema.fields))
+        keep: list[Any] = []
+        for field, vector in zip(self._schema.fields, vectors, strict=True):
+            column = columns.get(field.name)
+            if column is None:
+                column = _nulls(field.type, rows)
+            _check_nulls(field, column)
+            _point(vector, column, keep)
+        return vectors, keep, rows
+
+    def _raise(self, code: int, page: int, row: int) -> None:
+        if code == -errno.EEXIST:
+            raise DuplicateKeyError(self._name, row)
+        if code == -errno.EMSGSIZE:
+            raise RowTooLargeError(f"row {row}: more than {lib.EXDB_ROW_MAX} bytes, or too long a key")
+        if code == -errno.EDOM:
+            raise InvalidValueError(f"row {row}: NaN cannot be a key")
+        raise self._database.error(code, page)
+
+
+def _nulls(kind: ColumnType, rows: int) -> Column:
+    text = kind is ColumnType.TEXT
+    values = np.zeros(0 if text else rows, kind.storage)
+    return Column(kind, values, np.zeros(rows, np.bool_), np.zeros(rows + 1, np.int32) if text else None)
+
+
+def _check_nulls(field: Field, column: Column) -> None:
+    if field.nullable or column.valid is None or column.valid.all():
+        return
+    row = int(np.argmin(column.valid))
+    raise NullViolationError(f"row {row}: column {field.name!r} takes no null")
+
+
+def _point(vector: Any, column: Column, keep: list[Any]) -> None:
+    def pin(kind: str, array: Any) -> Any:
+        keep.append(ffi.from_buffer(kind, np.ascontiguousarray(array)))
+        return keep[-1]
+
+    vector.values = pin("char[]", column.values)
+    if column.valid is not None:
+        vector.valid = pin("uint8_t[]", column.valid)
+    if column.offsets is not None:
+        vector.offsets = pin("int32_t[]", column.offsets)

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A clustered B+-tree: the rows lie in its leaves.  Its root page never moves.
+ *
+ * Readers and writers descend with shared latches, one or two at a time, and
+ * latch the leaf as they need it.  Who finds a leaf full lets go and descends
+ * again with exclusive latches, splitting every full page on the way down, so
+ * that a split never has to climb.
+ */
+#ifndef EXDB_BTREE_H
+#define EXDB_BTREE_H
+
+#include "buffer.h"
+#include "node.h"
+
+/**
+ * struct btree_entry - something to insert
+ * @key: bytes
+ * @value: bytes
+ * @key_length: up to EXDB_KEY_MAX
+ * @value_length: with the key up to EXDB_ROW_MAX
+ * @row: the caller's number for it
+ */
+struct btree_entry {
+	const uint8_t *key;
+	const uint8_t *value;
+	uint16_t key_length;
+	uint16_t value_length;
+	uint32_t row;
+};
+
+/* An entry as it lies in a leaf that is latched. */
+struct btree_row {
+	const uint8_t *key;
+	const uint8_t *value;
+	unsigned int key_length;
+	unsigned int value_length;
+};
+
+/* 0 to go on, 1 to stop before this row, or -errno. */
+typedef int (*btree_row_fn)(void *arg, const struct btree_row *row);
+
+/**
+ * struct btree_cursor - where a scan is; holds no latch between calls
+ * @root: of the tree
+ * @next: rows from this key on have not been seen
+ * @high: stop before this key, if @bounded
+ * @bounded: see @high
+ * @done: nothing is left
+ * @prefetch: leaves to read ahead, 0 for none
+ */
+struct btree_cursor {
+	uint64_t root;
+	struct exdb_key next;
+	struct exdb_key high;
+	bool bounded;
+	bool done;
+	unsigned int prefetch;
+};
+
+int btree_create(struct exdb_worker *w, uint64_t *root);
+
+/*
+ * Insert entries that are sorted by key; *done is the number that went in.
+ * -EEXIST if a key is there already (unless @replace) or twice in the batch.
+ */
+int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
+		 size_t n, bool replace, size_t *done);
+
+/* Call @fn for the row with this key; -ENOENT if there is none. */
+int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
+		 btree_row_fn fn, void *arg);
+
+/* Call @fn for the rows from the cursor on, in order, until it stops or the end. */
+int btree_scan(struct exdb_worker *w, struct btree_cursor *cursor, btree_row_fn fn, void *arg);
+
+#endif /* EXDB_BTREE_H */

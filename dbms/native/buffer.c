@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "buffer.h"
+
+#define SPINS		64	/* tries before the processor is given away */
+#define STALLS		2000	/* turns of the clock without a victim before giving up */
+#define STALL_NS	50000
+
+static void wait_for_latch(unsigned int *spins)
+{
+	if (++*spins % SPINS == 0)
+		sched_yield();
+#ifdef __x86_64__
+	__builtin_ia32_pause();
+#endif
+}
+
+static int fail(struct exdb_worker *w, uint64_t page, int error)
+{
+	w->error_page = page;
+	return error;
+}
+
+int buffer_reserve(struct exdb_worker *w, unsigned int n)
+{
+	const struct timespec pause = { .tv_nsec = STALL_NS };
+	struct exdb *db = w->db;
+	unsigned int stalls = 0;
+	int ret = 0;
+
+	__atomic_add_fetch(&db->used, n, __ATOMIC_RELAXED);
+	while (__atomic_load_n(&db->used, __ATOMIC_RELAXED) > db->limit) {
+		ret = clock_evict(w);
+		if (ret < 0)
+			goto err_used;
+		if (ret > 0)
+			continue;
+		ret = -ENOBUFS;
+		if (db->nr_workers == 1 || ++stalls == STALLS)
+			goto err_used;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+
+err_used:
+	__atomic_sub_fetch(&db->used, n, __ATOMIC_RELAXED);
+	return ret;
+}
+
+void buffer_note_resident(struct exdb *db, uint64_t page)
+{
+	uint32_t word = __atomic_load_n(&db->ex->residency[page], __ATOMIC_ACQUIRE);
+	uint64_t frame = EXMAP_RES_FRAME(word);
+
+	__atomic_store_n(&db->frames[frame], page, __ATOMIC_RELEASE);
+}
+
+/*
+ * READ or ALLOC of pages whose words we hold exclusively and whose frames are
+ * reserved.  Frames may still be short for a moment, in the caches of other
+ * interfaces or because a reservation raced: then evict, and go on.
+ */
+static int populate(struct exdb_worker *w, unsigned int opcode, const uint64_t *pages,
+		    unsigned int n)
+{
+	unsigned int tries = 0;
+	long ret;
+
+	for (;;) {
+		ret = exmap_vector(w->db->ex, w->itf, opcode, pages, n, 0, NULL);
+		if (ret >= 0)
+			return 0;
+		if ((ret != -ENOMEM && ret != -EAGAIN) || ++tries == STALLS)
+			return ret == -ENOMEM ? -ENOBUFS : ret;
+		if (ret == -EAGAIN) {
+			sched_yield();
+			continue;
+		}
+		ret = clock_evict(w);
+		if (ret < 0)
+			return ret;
+		if (!ret && w->db->nr_workers == 1)
+			return -ENOBUFS;
+		if (!ret)
+			sched_yield();
+	}
+}
+
+/* Give back a page that we hold exclusively and that could not be had. */
+static void abandon(struct exdb_worker *w, uint64_t page)
+{
+	struct exdb *db = w->db;
+
+	if (exmap_is_mapped(db->ex, page))
+		exmap_vector(db->ex, w->itf, EXMAP_OP_FREE, &page, 1, 0, NULL);
+	__atomic_sub_fetch(&db->used, 1, __ATOMIC_RELAXED);
+	state_release_exclusive(page_state(db, page), STATE_EVICTED, false);
+}
+
+/* The page fault: the word is exclusive and ours, the page absent. */
+static int fault(struct exdb_worker *w, uint64_t page)
+{
+	struct exdb *db = w->db;
+	int ret = buffer_reserve(w, 1);
+
+	if (ret) {
+		state_release_exclusive(page_state(db, page), STATE_EVICTED, false);
+		return fail(w, page, ret);
+	}
+	ret = populate(w, EXMAP_OP_READ, &page, 1);
+	if (!ret) {
+		w->counts.read++;
+		ret = page_verify(exmap_page(db->ex, page), page);
+	}
+	if (ret) {
+		abandon(w, page);
+		return fail(w, page, ret == -ENXIO ? -EUCLEAN : ret);
+	}
+	buffer_note_resident(db, page);
+	w->counts.misses++;
+	return 0;
+}
+
+/* A page number may come from a page, so it is checked. */
+static int check_page(struct exdb_worker *w, uint64_t page)
+{
+	if (page >= __atomic_load_n(&w->db->next_page, __ATOMIC_RELAXED))
+		return fail(w, page, -EUCLEAN);
+	return 0;
+}
+
+int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
+{
+	uint64_t *word = page_state(w->db, page);
+	unsigned int spins = 0;
+	int ret = check_page(w, page);
+
+	if (ret)
+		return ret;
+	for (;;) {
+		uint64_t v = state_load(word);
+
+		if (state_of(v) == STATE_EVICTED) {
+			if (!state_try_exclusive(word, v))
+				continue;
+			ret = fault(w, page);
+			if (ret)
+				return ret;
+			state_release_exclusive(word, STATE_SHARED_FIRST, false);
+			break;
+		}
+		if (state_try_shared(word, v)) {
+			w->counts.hits++;
+			break;
+		}
+		wait_for_latch(&spins);
+	}
+	*out = exmap_page(w->db->ex, page);
+	return 0;
+}
+
+int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
+{
+	uint64_t *word = page_state(w->db, page);
+	unsigned int spins = 0;
+	int ret = check_page(w, page);
+
+	if (ret)
+		return ret;
+	for (;;) {
+		uint64_t v = state_load(word);
+		unsigned int state = state_of(v);
+
+		if (state == STATE_EVICTED) {
+			if (!state_try_exclusive(word, v))
+				continue;
+			ret = fault(w, page);
+			if (ret)
+				return ret;
+			break;
+		}
+		if ((state == STATE_UNLOCKED || state == STATE_MARKED) &&
+		    state_try_exclusive(word, v)) {
+			w->counts.hits++;
+			break;
+		}
+		wait_for_latch(&spins);
+	}
+	*out = exmap_page(w->db->ex, page);
+	return 0;
+}
+
+void buffer_unfix_shared(struct exdb_worker *w, uint64_t page)
+{
+	state_release_shared(page_state(w->db, page));
+}
+
+void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty)
+{
+	state_release_exclusive(page_state(w->db, page), STATE_UNLOCKED, dirty);
+}
+
+/* A page number is lost if it cannot be given a frame; it will be written as it is by nobody. */
+int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out)
+{
+	struct exdb *db = w->db;
+	uint64_t number;
+	int ret = buffer_reserve(w, 1);
+
+	if (ret)
+		return ret;
+	number = __atomic_load_n(&db->next_page, __ATOMIC_RELAXED);
+	do {
+		if (number >= db->ex->region_pages) {
+			__atomic_sub_fetch(&db->used, 1, __ATOMIC_RELAXED);
+			return fail(w, number, -ENOSPC);
+		}
+	} while (!__atomic_compare_exchange_n(&db->next_page, &number, number + 1, false,
+					      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+	/* nobody knows the number yet */
+	state_try_exclusive(page_state(db, number), state_load(page_state(db, number)));
+	ret = populate(w, EXMAP_OP_ALLOC, &number, 1);
+	if (ret) {
+		abandon(w, number);
+		return fail(w, number, ret);
+	}
+	buffer_note_resident(db, number);
+	*page = number;
+	*out = exmap_page(db->ex, number);
+	return 0;
+}
+
+static int compare_pages(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+void buffer_sort_pages(uint64_t *pages, size_t n)
+{
+	qsort(pages, n, sizeof(*pages), compare_pages);
+}
+
+/* Latch the absent ones among the pages exclusively. */
+static unsigned int claim_absent(struct exdb_worker *w, const uint64_t *pages, unsigned int n,
+				 uint64_t *claimed)
+{
+	unsigned int i, nr = 0;
+
+	for (i = 0; i < n && nr < PREFETCH_MAX; i++) {
+		uint64_t *word = page_state(w->db, pages[i]);
+		uint64_t v;
+
+		if (check_page(w, pages[i]))
+			continue;
+		v = state_load(word);
+		if (state_of(v) == STATE_EVICTED && state_try_exclusive(word, v))
+			claimed[nr++] = pages[i];
+	}
+	return nr;
+}
+
+int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+{
+	struct exdb *db = w->db;
+	uint64_t claimed[PREFETCH_MAX];
+	unsigned int i, nr;
+	int ret;
+
+	nr = claim_absent(w, pages, n, claimed);
+	if (!nr)
+		return 0;
+	ret = buffer_reserve(w, nr);
+	if (ret) {
+		for (i = 0; i < nr; i++)
+			state_release_exclusive(page_state(db, claimed[i]), STATE_EVICTED, false);
+		return ret == -ENOBUFS ? 0 : ret;
+	}
+	buffer_sort_pages(claimed, nr);
+	populate(w, EXMAP_OP_READ, claimed, nr);
+	for (i = 0; i < nr; i++) {
+		bool mapped = exmap_is_mapped(db->ex, claimed[i]);
+
+		w->counts.read += mapped;
+		if (!mapped || page_verify(exmap_page(db->ex, claimed[i]), claimed[i])) {
+			abandon(w, claimed[i]);
+			continue;
+		}
+		buffer_note_resident(db, claimed[i]);
+		w->counts.prefetched++;
+		state_release_exclusive(page_state(db, claimed[i]), STATE_UNLOCKED, false);
+	}
+	return 0;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The buffer manager: which pages have a frame.
+ *
+ * Page n is at base + n * 4096, resident or not: the MMU translates.  Whoever
+ * touches a page has fixed it before, which makes it resident and latches it;
+ * a page that is absent is read by an explicit READ, never by a fault.  Frames
+ * are won back by a clock over the pool's frames.
+ *
+ * Latches are taken root to leaf and left to right; the clock only tries.
+ */
+#ifndef EXDB_BUFFER_H
+#define EXDB_BUFFER_H
+
+#include <pthread.h>
+
+#include "exdb.h"
+#include "exmap_user.h"
+#include "page.h"
+#include "state.h"
+
+#define BATCH_MAX	512u	/* pages in one vector of ours */
+#define EVICT_BATCH	64u	/* pages that one turn of the clock frees */
+#define PREFETCH_MAX	64u	/* pages that a scan reads ahead */
+
+/* Counters of a worker; written by it alone. */
+struct worker_counts {
+	uint64_t hits;
+	uint64_t misses;
+	uint64_t prefetched;
+	uint64_t read;
+	uint64_t written;
+	uint64_t evicted;
+	uint64_t eviction_batches;
+};
+
+/**
+ * struct exdb_worker - a channel for one thread at a time
+ * @db: the database
+ * @itf: its exmap interface
+ * @error_page: the page that the last failure was about
+ * @counts: what it has done
+ */
+struct exdb_worker {
+	struct exdb *db;
+	unsigned int itf;
+	uint64_t error_page;
+	struct worker_counts counts;
+} __attribute__((aligned(64)));
+
+/**
+ * struct exdb - an open database
+ * @ex: the region
+ * @states: a state word for each page of the region
+ * @frames: the last page known in each frame; 0 for none (page 0 is never evicted)
+ * @pool_pages: number of frames
+ * @used: frames that are taken or reserved
+ * @limit: evict beyond this number
+ * @evict_batch: pages that one turn of the clock frees
+ * @hand: the clock's hand
+ * @next_page: the first page that was never allocated
+ * @backing_fd: the caller's
+ * @checkpoints: that were made
+ * @clean: the backing says that the database was closed; protected by @meta_lock
+ *	for writing
+ * @meta_lock: the meta page
+ * @gate: changes of trees hold it shared, a checkpoint exclusively
+ * @nr_workers: length of @workers
+ * @workers: channels
+ */
+struct exdb {
+	struct exmap *ex;
+	uint64_t *states;
+	uint64_t *frames;
+	uint64_t pool_pages;
+	uint64_t used;
+	uint64_t limit;
+	unsigned int evict_batch;
+	uint64_t hand;
+	uint64_t next_page;
+	int backing_fd;
+	uint64_t checkpoints;
+	uint32_t clean;
+	pthread_mutex_t meta_lock;
+	pthread_rwlock_t gate;
+	unsigned int nr_workers;
+	struct exdb_worker workers[EXDB_WORKERS_MAX];
+};
+
+static inline uint64_t *page_state(const struct exdb *db, uint64_t page)
+{
+	return &db->states[page];
+}
+
+/* Make @page resident and latch it.  -EBADMSG, -EUCLEAN, -ENOBUFS or an error of I/O. */
+int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out);
+int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out);
+
+void buffer_unfix_shared(struct exdb_worker *w, uint64_t page);
+void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty);
+
+/* Allocate a page that was never used; it comes latched exclusively and undefined. */
+int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out);
+
+/* Read those of the pages that are absent with one vector.  Failures are left to fix. */
+int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
+
+/* Ascending, so that neighbours become one request. */
+void buffer_sort_pages(uint64_t *pages, size_t n);
+
+/* Reserve @n frames, evicting if need be; the reservation is part of db->used. */
+int buffer_reserve(struct exdb_worker *w, unsigned int n);
+
+/* Note that @page has a frame now, so that the clock finds it. */
+void buffer_note_resident(struct exdb *db, uint64_t page);
+
+/* clock.c: free some frames; the number of pages evicted. */
+int clock_evict(struct exdb_worker *w);
+
+/*
+ * clock.c: seal and write pages that the caller has latched (shared will do),
+ * in the order given; those that were written are clean then.
+ */
+int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
+
+/* clock.c: write every dirty page.  The caller keeps changes away. */
+int clock_flush(struct exdb_worker *w);
+
+/* meta.c: before the first page is written after a checkpoint, and after the last. */
+int meta_mark_open(struct exdb_worker *w);
+int meta_mark_closed(struct exdb_worker *w);
+
+/* meta.c: read the meta page of the backing, or make a new one; it stays latched for ever. */
+int meta_open(struct exdb_worker *w, bool create);
+
+#endif /* EXDB_BUFFER_H */

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Eviction and write-back.  A turn of the clock marks unlocked pages and
+ * collects those that are still marked from the last time round; the dirty
+ * ones among them go to the backing as one vector, then all that nobody has
+ * latched meanwhile are freed as one vector, lazily: the flush of the TLBs is
+ * shared with many turns.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "buffer.h"
+
+/* Victims of one turn. */
+struct victims {
+	unsigned int nr_clean;
+	unsigned int nr_dirty;
+	uint64_t clean[EVICT_BATCH];
+	uint64_t dirty[EVICT_BATCH];
+};
+
+/* The page in @frame, or 0. */
+static uint64_t page_in_frame(const struct exdb *db, uint64_t frame)
+{
+	uint64_t page = __atomic_load_n(&db->frames[frame], __ATOMIC_ACQUIRE);
+	uint32_t word = __atomic_load_n(&db->ex->residency[page], __ATOMIC_ACQUIRE);
+
+	/* the page may have moved to another frame since: let it age there */
+	return EXMAP_RES_MAPPED(word) && EXMAP_RES_FRAME(word) == frame ? page : 0;
+}
+
+static void collect(struct exdb *db, struct victims *v)
+{
+	uint64_t steps;
+
+	v->nr_clean = 0;
+	v->nr_dirty = 0;
+	for (steps = 0; steps < 2 * db->pool_pages; steps++) {
+		uint64_t hand = __atomic_fetch_add(&db->hand, 1, __ATOMIC_RELAXED);
+		uint64_t page = page_in_frame(db, hand % db->pool_pages);
+		uint64_t *word = page_state(db, page);
+		uint64_t old = state_load(word);
+
+		if (!page)
+			continue;
+		if (state_of(old) == STATE_UNLOCKED)
+			state_cas(word, old, state_with(old, STATE_MARKED));
+		else if (state_of(old) != STATE_MARKED)
+			continue;
+		else if (!(old & STATE_DIRTY))
+			v->clean[v->nr_clean++] = page;
+		else if (state_try_shared(word, old))
+			v->dirty[v->nr_dirty++] = page;
+		if (v->nr_clean + v->nr_dirty == db->evict_batch)
+			break;
+	}
+}
+
+/* Write one by one what could not be written together, to learn which page it is. */
+static int write_singly(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+{
+	struct exdb *db = w->db;
+	unsigned int i;
+	int error = 0;
+
+	for (i = 0; i < n; i++) {
+		long ret = exmap_vector(db->ex, w->itf, EXMAP_OP_WRITE, &pages[i], 1, 0, NULL);
+
+		if (ret < 0) {
+			if (!error)
+				w->error_page = pages[i];
+			error = error ? error : ret;
+			continue;
+		}
+		w->counts.written++;
+		state_clear_dirty(page_state(db, pages[i]));
+	}
+	return error;
+}
+
+int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+{
+	struct exdb *db = w->db;
+	unsigned int i;
+	long ret;
+
+	if (!n)
+		return 0;
+	ret = meta_mark_open(w);
+	if (ret)
+		return ret;
+	for (i = 0; i < n; i++)
+		page_seal(exmap_page(db->ex, pages[i]));
+	ret = exmap_vector(db->ex, w->itf, EXMAP_OP_WRITE, pages, n, 0, NULL);
+	if (ret < 0)
+		return write_singly(w, pages, n);
+	w->counts.written += n;
+	for (i = 0; i < n; i++)
+		state_clear_dirty(page_state(db, pages[i]));
+	return 0;
+}
+
+/* Latch the victims that nobody has touched since exclusively. */
+static unsigned int claim(struct exdb *db, const struct victims *v, uint64_t *pages)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < v->nr_clean; i++) {
+		uint64_t *word = page_state(db, v->clean[i]);
+		uint64_t old = state_load(word);
+
+		if (state_of(old) == STATE_MARKED && !(old & STATE_DIRTY) &&
+		    state_try_exclusive(word, old))
+			pages[n++] = v->clean[i];
+	}
+	for (i = 0; i < v->nr_dirty; i++) {
+		uint64_t *word = page_state(db, v->dirty[i]);
+		uint64_t old = state_load(word);
+
+		/* ours is the only latch: upgrade it */
+		if (state_of(old) == STATE_SHARED_FIRST && !(old & STATE_DIRTY) &&
+		    state_try_exclusive(word, old))
+			pages[n++] = v->dirty[i];
+		else
+			state_release_shared(word);
+	}
+	return n;
+}
+
+static int release(struct exdb_worker *w, uint64_t *pages, unsigned int n)
+{
+	struct exdb *db = w->db;
+	unsigned int i, freed = 0;
+	long ret;
+
+	if (!n)
+		return 0;
+	buffer_sort_pages(pages, n);
+	ret = exmap_vector(db->ex, w->itf, EXMAP_OP_FREE, pages, n, EXMAP_FREE_LAZY, NULL);
+	for (i = 0; i < n; i++) {
+		bool mapped = exmap_is_mapped(db->ex, pages[i]);
+
+		freed += !mapped;
+		state_release_exclusive(page_state(db, pages[i]),
+					mapped ? STATE_UNLOCKED : STATE_EVICTED, false);
+	}
+	__atomic_sub_fetch(&db->used, freed, __ATOMIC_RELAXED);
+	w->counts.evicted += freed;
+	w->counts.eviction_batches++;
+	return ret < 0 ? ret : (int)freed;
+}
+
+int clock_evict(struct exdb_worker *w)
+{
+	struct exdb *db = w->db;
+	uint64_t pages[EVICT_BATCH];
+	struct victims v;
+	int ret, error;
+
+	collect(db, &v);
+	buffer_sort_pages(v.dirty, v.nr_dirty);
+	error = clock_write_back(w, v.dirty, v.nr_dirty);
+	ret = release(w, pages, claim(db, &v, pages));
+	/* frames without an answer from the disk are frames as well */
+	return ret ? ret : error;
+}
+
+/* Latch dirty pages in shared mode; what is latched exclusively is somebody's change. */
+static unsigned int latch_dirty(struct exdb *db, const uint64_t *pages, unsigned int n,
+				uint64_t *latched)
+{
+	unsigned int i, nr = 0;
+
+	for (i = 0; i < n; i++) {
+		uint64_t *word = page_state(db, pages[i]);
+		uint64_t old;
+
+		do {
+			old = state_load(word);
+		} while ((old & STATE_DIRTY) && !state_try_shared(word, old));
+		if (old & STATE_DIRTY)
+			latched[nr++] = pages[i];
+	}
+	return nr;
+}
+
+static int flush_batch(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+{
+	uint64_t latched[BATCH_MAX];
+	unsigned int i, nr;
+	int ret;
+
+	nr = latch_dirty(w->db, pages, n, latched);
+	ret = clock_write_back(w, latched, nr);
+	for (i = 0; i < nr; i++)
+		state_release_shared(page_state(w->db, latched[i]));
+	return ret;
+}
+
+int clock_flush(struct exdb_worker *w)
+{
+	struct exdb *db = w->db;
+	uint64_t *pages;
+	uint64_t frame, i, n = 0;
+	int ret = 0;
+
+	pages = malloc(db->pool_pages * sizeof(*pages));
+	if (!pages)
+		return -ENOMEM;
+	for (frame = 0; frame < db->pool_pages; frame++) {
+		uint64_t page = page_in_frame(db, frame);
+
+		if (page && (state_load(page_state(db, page)) & STATE_DIRTY))
+			pages[n++] = page;
+	}
+	buffer_sort_pages(pages, n);
+	for (i = 0; i < n && !ret; i += BATCH_MAX)
+		ret = flush_batch(w, pages + i, n - i < BATCH_MAX ? n - i : BATCH_MAX);
+	free(pages);
+	return ret;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * exmapdb: the native core, as Python sees it.
+ *
+ * One struct exdb is an open database; one struct exdb_worker is a channel for
+ * one thread at a time (it owns an exmap interface, counters and scratch
+ * memory).  Functions return 0 (or a count) or -errno; the numbers beyond what
+ * the system says are
+ *
+ *	-EBADMSG	a page's checksum, magic or number is wrong
+ *	-EUCLEAN	the structure is wrong: a page that does not exist, or
+ *			a database that was not closed
+ *	-ENOBUFS	every frame of the pool is latched
+ *	-ENOSPC		the region, or the disk, is full
+ *	-EEXIST		the key exists
+ *	-ENOENT		the key does not exist
+ *	-EMSGSIZE	a key or row is too large for a page
+ *	-EDOM		NaN in a key
+ *
+ * After -EBADMSG, -EUCLEAN and errors of I/O exdb_error_page names the page.
+ * The Python build reads the declarations below as they stand.
+ */
+#ifndef EXDB_H
+#define EXDB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct exdb;
+struct exdb_worker;
+struct exdb_layout;
+struct exdb_scan;
+
+enum exdb_type {
+	EXDB_INT32 = 1,
+	EXDB_INT64 = 2,
+	EXDB_FLOAT64 = 3,
+	EXDB_TEXT = 4,
+	EXDB_DATE = 5,
+	EXDB_TIMESTAMP = 6,
+};
+
+enum exdb_limit {
+	EXDB_PAGE_SIZE = 4096,
+	EXDB_KEY_MAX = 512,
+	EXDB_ROW_MAX = 992,
+	EXDB_POOL_MIN = 32,
+	EXDB_WORKERS_MAX = 64,
+	EXDB_TABLES_ROOT = 1,
+	EXDB_COLUMNS_ROOT = 2,
+};
+
+struct exdb_config {
+	int32_t backing_fd;
+	uint32_t backend;
+	uint32_t workers;
+	uint32_t create;
+	uint64_t pool_pages;
+	uint64_t region_pages;
+};
+
+struct exdb_stats {
+	uint64_t hits;
+	uint64_t misses;
+	uint64_t prefetched;
+	uint64_t pages_read;
+	uint64_t pages_written;
+	uint64_t evicted;
+	uint64_t eviction_batches;
+	uint64_t checkpoints;
+	uint64_t tlb_flushes;
+	uint64_t rescues;
+	uint64_t pool_pages;
+	uint64_t resident_pages;
+	uint64_t region_pages;
+	uint64_t allocated_pages;
+	uint32_t backend;
+	uint32_t workers;
+};
+
+struct exdb_vector {
+	void *values;
+	uint8_t *valid;
+	int32_t *offsets;
+	uint64_t capacity;
+};
+
+struct exdb_key {
+	uint32_t length;
+	uint8_t bytes[512];
+};
+
+int exdb_open(const struct exdb_config *config, struct exdb **out, uint64_t *error_page);
+void exdb_close(struct exdb *db);
+struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index);
+uint64_t exdb_error_page(const struct exdb_worker *w);
+int exdb_checkpoint(struct exdb_worker *w);
+int exdb_stats(struct exdb *db, struct exdb_stats *stats);
+
+int exdb_probe(const void *page);
+
+struct exdb_layout *exdb_layout_new(uint32_t columns, const uint8_t *types, uint32_t key_columns,
+				    const uint32_t *key);
+void exdb_layout_free(struct exdb_layout *layout);
+
+void exdb_key_clear(struct exdb_key *key);
+int exdb_key_put_int32(struct exdb_key *key, int32_t value);
+int exdb_key_put_int64(struct exdb_key *key, int64_t value);
+int exdb_key_put_float64(struct exdb_key *key, double value);
+int exdb_key_put_text(struct exdb_key *key, const uint8_t *text, uint32_t length);
+
+int exdb_table_create(struct exdb_worker *w, uint64_t *root);
+int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+		      const struct exdb_vector *columns, uint64_t rows, bool replace,
+		      uint64_t *row);
+int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+		   const struct exdb_key *key, struct exdb_vector *columns);
+
+struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
+				const struct exdb_key *low, const struct exdb_key *high,
+				uint32_t prefetch);
+void exdb_scan_free(struct exdb_scan *scan);
+long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
+		    uint64_t rows);
+
+#endif /* EXDB_H */

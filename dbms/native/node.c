@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT
+#include <string.h>
+
+#include "node.h"
+
+void node_init(struct node *node, uint64_t number, unsigned int level)
+{
+	page_init(node, number, level ? PAGE_INNER : PAGE_LEAF, level);
+	node->begin = PAGE_SIZE;
+}
+
+static unsigned int slots_end(const struct node *node)
+{
+	return sizeof(*node) + node->count * sizeof(struct node_slot);
+}
+
+unsigned int node_free_space(const struct node *node)
+{
+	return node->begin - slots_end(node) + node->garbage;
+}
+
+static uint32_t head_of(const uint8_t *key, unsigned int length)
+{
+	uint8_t bytes[4] = { 0 };
+	uint32_t head;
+
+	memcpy(bytes, key, length < 4 ? length : 4);
+	memcpy(&head, bytes, 4);
+	return __builtin_bswap32(head);
+}
+
+static int compare_with_head(const struct node *node, unsigned int i, uint32_t head,
+			     const uint8_t *key, unsigned int length)
+{
+	const struct node_slot *slot = &node->slots[i];
+	unsigned int common = length < slot->key_length ? length : slot->key_length;
+	int ret;
+
+	if (head != slot->head)
+		return head < slot->head ? -1 : 1;
+	ret = memcmp(key, node_key(node, i), common);
+	return ret ? ret : (int)length - (int)slot->key_length;
+}
+
+int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length)
+{
+	return compare_with_head(node, i, head_of(key, length), key, length);
+}
+
+/* First slot whose key is greater than @key, or equal to it if @equal. */
+static unsigned int search(const struct node *node, const uint8_t *key, unsigned int length,
+			   bool equal)
+{
+	uint32_t head = head_of(key, length);
+	unsigned int low = 0, high = node->count;
+
+	while (low < high) {
+		unsigned int middle = (low + high) / 2;
+		int order = compare_with_head(node, middle, head, key, length);
+
+		if (order < 0 || (equal && !order))
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsigned int length,
+			      bool *found)
+{
+	unsigned int i = search(node, key, length, true);
+
+	*found = i < node->count && !node_compare(node, i, key, length);
+	return i;
+}
+
+unsigned int node_upper_bound(const struct node *node, const uint8_t *key, unsigned int length)
+{
+	return search(node, key, length, false);
+}
+
+uint64_t node_child(const struct node *node, unsigned int i)
+{
+	uint64_t child;
+
+	if (i == node->count)
+		return node->link;
+	memcpy(&child, node_value(node, i), sizeof(child));
+	return child;
+}
+
+void node_set_child(struct node *node, unsigned int i, uint64_t child)
+{
+	if (i == node->count)
+		node->link = child;
+	else
+		memcpy((uint8_t *)node_value(node, i), &child, sizeof(child));
+}
+
+/* Put all entries at the end, without gaps. */
+static void compact(struct node *node)
+{
+	uint8_t copy[PAGE_SIZE];
+	unsigned int i;
+
+	memcpy(copy, node, PAGE_SIZE);
+	node->begin = PAGE_SIZE;
+	node->garbage = 0;
+	for (i = 0; i < node->count; i++) {
+		struct node_slot *slot = &node->slots[i];
+		unsigned int length = slot->key_length + slot->value_length;
+
+		node->begin -= length;
+		memcpy((uint8_t *)node + node->begin, copy + slot->offset, length);
+		slot->offset = node->begin;
+	}
+}
+
+void node_insert(struct node *node, unsigned int i, const uint8_t *key, unsigned int key_length,
+		 const void *value, unsigned int value_length)
+{
+	uint8_t *to;
+
+	if (slots_end(node) + node_entry_size(key_length, value_length) > node->begin)
+		compact(node);
+	memmove(&node->slots[i + 1], &node->slots[i],
+		(node->count - i) * sizeof(struct node_slot));
+	node->begin -= key_length + value_length;
+	to = (uint8_t *)node + node->begin;
+	memcpy(to, key, key_length);
+	memcpy(to + key_length, value, value_length);
+	node->slots[i] = (struct node_slot){
+		.offset = node->begin,
+		.key_length = key_length,
+		.value_length = value_length,
+		.head = head_of(key, key_length),
+	};
+	node->count++;
+}
+
+void node_remove(struct node *node, unsigned int i)
+{
+	node->garbage += node->slots[i].key_length + node->slots[i].value_length;
+	node->count--;
+	memmove(&node->slots[i], &node->slots[i + 1],
+		(node->count - i) * sizeof(struct node_slot));
+}
+
+void node_move_tail(struct node *node, unsigned int i, struct node *to)
+{
+	unsigned int k;
+
+	for (k = i; k < node->count; k++) {
+		const struct node_slot *slot = &node->slots[k];
+
+		node_insert(to, to->count, node_key(node, k), slot->key_length,
+			    node_value(node, k), slot->value_length);
+		node->garbage += slot->key_length + slot->value_length;
+	}
+	node->count = i;
+}
+
+unsigned int node_middle(const struct node *node)
+{
+	unsigned int half = (NODE_SPACE - node_free_space(node)) / 2;
+	unsigned int i, sum = 0;
+
+	for (i = 0; i < node->count - 1u; i++) {
+		sum += node_entry_size(node->slots[i].key_length, node->slots[i].value_length);
+		if (sum >= half)
+			break;
+	}
+	return i + 1 < node->count ? i + 1 : node->count - 1u;
+}

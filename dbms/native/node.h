@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Slotted pages: the nodes of a B+-tree.
+ *
+ *	header | slots, sorted by key -> ... free ... <- keys and values | end
+ *
+ * A leaf maps keys to values; its link is the next leaf to the right, 0 at the
+ * end.  An inner page maps separators to page numbers (8 bytes): the child of
+ * slot i has the keys that are less than separator i and not less than
+ * separator i - 1; its link is the child right of all separators.  Keys are
+ * compared as strings of bytes.
+ */
+#ifndef EXDB_NODE_H
+#define EXDB_NODE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "exdb.h"
+#include "page.h"
+
+/**
+ * struct node_slot - where an entry is
+ * @offset: of the key in the page; the value follows it
+ * @key_length: bytes
+ * @value_length: bytes
+ * @flags: reserved, 0
+ * @head: the first four bytes of the key as a number, to compare quickly
+ */
+struct node_slot {
+	uint16_t offset;
+	uint16_t key_length;
+	uint16_t value_length;
+	uint16_t flags;
+	uint32_t head;
+};
+
+/**
+ * struct node - a leaf or inner page
+ * @header: as in every page
+ * @link: see above
+ * @reserved_link: reserved, 0
+ * @count: slots
+ * @begin: offset of the lowest byte of keys and values
+ * @garbage: bytes between @begin and the end that belong to no slot
+ * @prefix_length: reserved, 0
+ * @slots: sorted by key
+ */
+struct node {
+	struct page_header header;
+	uint64_t link;
+	uint64_t reserved_link;
+	uint16_t count;
+	uint16_t begin;
+	uint16_t garbage;
+	uint16_t prefix_length;
+	uint64_t reserved;
+	struct node_slot slots[];
+};
+
+#define NODE_SPACE	(PAGE_SIZE - (unsigned int)sizeof(struct node))
+#define NODE_CHILD	((unsigned int)sizeof(uint64_t))
+
+/* What an inner page needs to take any separator. */
+#define NODE_INNER_RESERVE	(EXDB_KEY_MAX + NODE_CHILD + (unsigned int)sizeof(struct node_slot))
+
+static_assert(sizeof(struct node_slot) == 12, "on-disk format");
+static_assert(sizeof(struct node) == 64, "on-disk format");
+static_assert(4 * (EXDB_ROW_MAX + sizeof(struct node_slot)) <= NODE_SPACE,
+	      "half of a leaf takes any entry");
+
+void node_init(struct node *node, uint64_t number, unsigned int level);
+
+static inline bool node_is_leaf(const struct node *node)
+{
+	return node->header.level == 0;
+}
+
+static inline const uint8_t *node_key(const struct node *node, unsigned int i)
+{
+	return (const uint8_t *)node + node->slots[i].offset;
+}
+
+static inline const uint8_t *node_value(const struct node *node, unsigned int i)
+{
+	return node_key(node, i) + node->slots[i].key_length;
+}
+
+/* Bytes that are free, together or not. */
+unsigned int node_free_space(const struct node *node);
+
+static inline unsigned int node_entry_size(unsigned int key_length, unsigned int value_length)
+{
+	return key_length + value_length + (unsigned int)sizeof(struct node_slot);
+}
+
+/* Order of a key and the key of slot @i: less than, equal to or greater than 0. */
+int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length);
+
+/* First slot whose key is not less than @key; *found if it is equal. */
+unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsigned int length,
+			      bool *found);
+
+/* First slot whose key is greater than @key. */
+unsigned int node_upper_bound(const struct node *node, const uint8_t *key, unsigned int length);
+
+/* The child left of separator @i; that of i == count is the link. */
+uint64_t node_child(const struct node *node, unsigned int i);
+void node_set_child(struct node *node, unsigned int i, uint64_t child);
+
+/* Insert at slot @i.  The caller has seen that there is room. */
+void node_insert(struct node *node, unsigned int i, const uint8_t *key, unsigned int key_length,
+		 const void *value, unsigned int value_length);
+void node_remove(struct node *node, unsigned int i);
+
+/* Move the slots from @i on behind those of @to. */
+void node_move_tail(struct node *node, unsigned int i, struct node *to);
+
+/* First slot of the right half, by bytes: 1 to count - 1. */
+unsigned int node_middle(const struct node *node);
+
+#endif /* EXDB_NODE_H */

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What every page begins with.  A page lies in the backing at its number times
+ * 4096, and knows its number, so that a write to the wrong place is noticed.
+ */
+#ifndef EXDB_PAGE_H
+#define EXDB_PAGE_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE_SIZE	4096u
+#define PAGE_MAGIC	0x42445845u /* "EXDB" */
+
+enum page_type {
+	PAGE_META = 1,
+	PAGE_INNER = 2,
+	PAGE_LEAF = 3,
+};
+
+/**
+ * struct page_header - the first bytes of a page in the backing
+ * @magic: PAGE_MAGIC
+ * @crc: CRC32C of the page with this field as 0; true only in the backing
+ * @number: the page's own number
+ * @lsn: reserved for a log, 0
+ * @type: enum page_type
+ * @level: 0 for a leaf, its height for an inner page
+ * @flags: reserved, 0
+ * @reserved: 0
+ */
+struct page_header {
+	uint32_t magic;
+	uint32_t crc;
+	uint64_t number;
+	uint64_t lsn;
+	uint8_t type;
+	uint8_t level;
+	uint16_t flags;
+	uint32_t reserved;
+};
+
+static_assert(sizeof(struct page_header) == 32, "on-disk format");
+static_assert(offsetof(struct page_header, crc) == 4, "on-disk format");
+
+/* Make a fresh page of zeros with a header. */
+void page_init(void *page, uint64_t number, enum page_type type, unsigned int level);
+
+/* Write the checksum, before the page goes to the backing. */
+void page_seal(void *page);
+
+/* 0, or -EBADMSG if the page is not what was written as page @number. */
+int page_verify(const void *page, uint64_t number);
+
+#endif /* EXDB_PAGE_H */

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The state word of a page (Leis et al., "Virtual-Memory Assisted Buffer
+ * Management", SIGMOD 2023, section 3): everything that threads must agree on
+ * about one page, in 64 bits that change by compare-and-swap alone.
+ *
+ *	bits 63..56	state: evicted, unlocked, shared by n, exclusive, marked
+ *	bit 55		dirty: differs from the backing
+ *	bits 54..0	version: grows whenever an exclusive latch is given back
+ *
+ *	evicted ---- fault ---> exclusive ---> unlocked <---> shared(n)
+ *	   ^                     ^    ^            |
+ *	   +------ free --------+     +--- marked <+ (clock)
+ *
+ * Evicted is 0, so that fresh zero pages of the array are right as they are.
+ * The latch holder of an exclusive page may store its word; all others CAS.
+ */
+#ifndef EXDB_STATE_H
+#define EXDB_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define STATE_SHIFT	56
+#define STATE_DIRTY	(1ULL << 55)
+#define STATE_VERSION	(STATE_DIRTY - 1)
+
+enum state {
+	STATE_EVICTED = 0,
+	STATE_UNLOCKED = 1,
+	STATE_SHARED_FIRST = 2,
+	STATE_SHARED_LAST = 253,
+	STATE_EXCLUSIVE = 254,
+	STATE_MARKED = 255,
+};
+
+static inline uint64_t state_load(const uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline unsigned int state_of(uint64_t v)
+{
+	return v >> STATE_SHIFT;
+}
+
+static inline bool state_is_shared(uint64_t v)
+{
+	return state_of(v) >= STATE_SHARED_FIRST && state_of(v) <= STATE_SHARED_LAST;
+}
+
+/* The same version and dirty bit, another state. */
+static inline uint64_t state_with(uint64_t v, unsigned int state)
+{
+	return (v & (STATE_DIRTY | STATE_VERSION)) | (uint64_t)state << STATE_SHIFT;
+}
+
+static inline uint64_t state_next_version(uint64_t v)
+{
+	return (v & ~STATE_VERSION) | ((v + 1) & STATE_VERSION);
+}
+
+static inline bool state_cas(uint64_t *word, uint64_t old, uint64_t new)
+{
+	return __atomic_compare_exchange_n(word, &old, new, false, __ATOMIC_ACQ_REL,
+					   __ATOMIC_RELAXED);
+}
+
+static inline bool state_try_exclusive(uint64_t *word, uint64_t old)
+{
+	return state_cas(word, old, state_with(old, STATE_EXCLUSIVE));
+}
+
+/* From unlocked, marked or shared(n) to one reader more; false if it moved or is full. */
+static inline bool state_try_shared(uint64_t *word, uint64_t old)
+{
+	unsigned int state = state_of(old);
+
+	if (state == STATE_UNLOCKED || state == STATE_MARKED)
+		return state_cas(word, old, state_with(old, STATE_SHARED_FIRST));
+	if (state_is_shared(old) && state < STATE_SHARED_LAST)
+		return state_cas(word, old, state_with(old, state + 1));
+	return false;
+}
+
+static inline void state_release_shared(uint64_t *word)
+{
+	uint64_t v;
+
+	do {
+		v = state_load(word);
+	} while (!state_cas(word, v, state_with(v, state_of(v) - 1)));
+}
+
+/* The holder of an exclusive latch ends in @state: unlocked, shared or evicted. */
+static inline void state_release_exclusive(uint64_t *word, unsigned int state, bool dirty)
+{
+	uint64_t v = state_next_version(state_load(word));
+
+	if (dirty)
+		v |= STATE_DIRTY;
+	__atomic_store_n(word, state_with(v, state), __ATOMIC_RELEASE);
+}
+
+static inline void state_clear_dirty(uint64_t *word)
+{
+	__atomic_fetch_and(word, ~STATE_DIRTY, __ATOMIC_ACQ_REL);
+}
+
+#endif /* EXDB_STATE_H */
