@@ -48,6 +48,11 @@ def _without_inlines(text: str) -> str:
     return text
 
 
+def _without_bit_fields(text: str) -> str:
+    """Drop anonymous structs of bit fields, which cffi cannot lay out; `value` stands for them."""
+    return re.sub(r"struct \{[^{}]*:[^{}]*\};", "", text)
+
+
 def _constants() -> str:
     """Return a cffi declaration of every EXMAP_ macro that is a number."""
     names = []
@@ -64,7 +69,7 @@ def declarations() -> str:
     bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page);
     void *exmap_ffi_page(const struct exmap *ex, uint64_t page);
     """
-    return _constants() + _without_inlines(_preprocess()) + inlines
+    return _constants() + _without_bit_fields(_without_inlines(_preprocess())) + inlines
 
 
 ffibuilder = FFI()

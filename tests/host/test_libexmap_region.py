@@ -1,0 +1,3 @@
+"""A region on the posix backend."""
+
+from region_behaviour import *  # noqa: F403

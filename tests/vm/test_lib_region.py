@@ -1,0 +1,3 @@
+"""A region on both backends, side by side."""
+
+from region_behaviour import *  # noqa: F403
