@@ -328,10 +328,15 @@ int pages_run(struct pages_bench *bench, const struct pages_way *way, const int 
 {
 	struct job job = { .bench = bench, .way = *way };
 	uint32_t n = way->vector;
+	int ret;
 
 	if (!pages_supported(bench, way->how) || threads > bench->threads)
 		return -EINVAL;
 	if (!n || n > EXMAP_USER_INTERFACE_PAGES || n & (n - 1))
 		return -EINVAL;
+	/* what the last way left in quarantine is not this one's */
+	ret = exmap_barrier(bench->ex);
+	if (ret)
+		return ret;
 	return bench_run(batches[way->how], &job, cpus, threads, time, result);
 }
