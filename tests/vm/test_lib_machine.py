@@ -1,0 +1,5 @@
+"""Both backends against each other and the model."""
+
+from region_machine import TestRegionMachine
+
+__all__ = ["TestRegionMachine"]
