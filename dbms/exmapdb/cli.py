@@ -89,7 +89,7 @@ def demo(
     ] = None,
     memory: MemoryOption = "16MiB",
     rows: Annotated[int | None, typer.Option(min=1, help="Load only the first rows.")] = None,
-    lookups: Annotated[int, typer.Option(min=1, help="Random point lookups.")] = 10_000,
+    lookups: Annotated[int, typer.Option(min=1, help="Random point lookups.")] = 5_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the random choice of rows.")] = 2013,
     force: Annotated[bool, typer.Option(help="Overwrite a file system or other data on the device.")] = False,
     as_json: JsonOption = False,

@@ -25,7 +25,7 @@ from exmapdb.errors import (
 )
 from exmapdb.schema import Field, Schema
 from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
-from exmapdb.table import Table
+from exmapdb.table import Table, make_layout
 
 __all__ = ["Backend", "Database", "Stats", "open_database", "parse_size"]
 
@@ -36,6 +36,7 @@ BACKENDS: dict[str, int] = {
     "posix": lib.EXMAP_BACKEND_POSIX,
 }
 UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+NO_PAGE = 2**64 - 1
 DEFAULT_MEMORY = "64MiB"
 DEFAULT_CAPACITY = 1 << 30
 
@@ -160,6 +161,8 @@ def _open_core(config: Any, backing: Backing, backend: str) -> Any:
     if backend == "kernel" and number in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EACCES):
         message = f"/dev/exmap: {os.strerror(number)}: load the module ('exmapctl doctor'), or use posix"
         raise BackendUnavailableError(number, message)
+    if page[0] == NO_PAGE:
+        raise StorageError(number, f"no region: {os.strerror(number)}: look at the kernel log", path)
     raise from_code(code, path, page[0])
 
 
@@ -214,6 +217,7 @@ class Database:
     ) -> Table:
         """Make a table; see Schema.of for the schema. SchemaError, TableExistsError, StorageError."""
         checked = Schema.of(schema, key)
+        make_layout(checked)
         with self._lock:
             root = self._catalog.create(name, checked)
             self._tables[name] = table = Table(self, name, checked, root)

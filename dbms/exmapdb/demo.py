@@ -35,7 +35,7 @@ class DemoConfig:
     path: Path | None = None
     memory: str = "16MiB"
     rows: int | None = None
-    lookups: int = 10_000
+    lookups: int = 5_000
     seed: int = 2013
     force: bool = False
 

@@ -22,7 +22,7 @@ from exmapdb.schema import ColumnType, Field, Schema
 if TYPE_CHECKING:
     from exmapdb.database import Database
 
-__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table"]
+__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "make_layout"]
 
 BATCH_ROWS = 8192
 PREFETCH_PAGES = 64
@@ -44,6 +44,16 @@ _C_ARRAY: dict[ColumnType, str] = {
     ColumnType.TIMESTAMP: "int64_t[1]",
     ColumnType.FLOAT64: "double[1]",
 }
+
+
+def make_layout(schema: Schema) -> Any:
+    """Return the native core's description of a table's rows. SchemaError if they cannot be stored."""
+    types = bytes(field.type.code for field in schema.fields)
+    key = schema.key_indexes
+    layout = lib.exdb_layout_new(len(types), types, len(key), key)
+    if not layout:
+        raise SchemaError("a row does not fit a quarter of a page: take fewer columns")
+    return ffi.gc(layout, lib.exdb_layout_free)
 
 
 class RowBuffer:
@@ -131,13 +141,8 @@ class Table:
         self._name = name
         self._schema = schema
         self._root = root
-        types = bytes(field.type.code for field in schema.fields)
-        key = schema.key_indexes
-        layout = lib.exdb_layout_new(len(types), types, len(key), key)
-        if not layout:
-            raise SchemaError(f"a row of {name!r} does not fit a page: take fewer columns")
-        self._layout = ffi.gc(layout, lib.exdb_layout_free)
-        self._key_types = tuple(schema.fields[index].type for index in key)
+        self._layout = make_layout(schema)
+        self._key_types = tuple(schema.fields[index].type for index in schema.key_indexes)
         self._buffers: dict[int, RowBuffer] = {}
 
     @property

@@ -57,6 +57,7 @@ struct exdb_worker {
  * @used: frames that are taken or reserved
  * @limit: evict beyond this number
  * @evict_batch: pages that one turn of the clock frees
+ * @prefetch: leaves that a scan may read ahead
  * @hand: the clock's hand
  * @next_page: the first page that was never allocated
  * @backing_fd: the caller's
@@ -76,6 +77,7 @@ struct exdb {
 	uint64_t used;
 	uint64_t limit;
 	unsigned int evict_batch;
+	unsigned int prefetch;
 	uint64_t hand;
 	uint64_t next_page;
 	int backing_fd;

@@ -191,6 +191,8 @@ static int flush_batch(struct exdb_worker *w, const uint64_t *pages, unsigned in
 	int ret;
 
 	nr = latch_dirty(w->db, pages, n, latched);
+	if (!nr)
+		return 0;
 	ret = clock_write_back(w, latched, nr);
 	for (i = 0; i < nr; i++)
 		state_release_shared(page_state(w->db, latched[i]));

@@ -17,7 +17,8 @@
  *	-EMSGSIZE	a key or row is too large for a page
  *	-EDOM		NaN in a key
  *
- * After -EBADMSG, -EUCLEAN and errors of I/O exdb_error_page names the page.
+ * After -EBADMSG, -EUCLEAN and errors of I/O exdb_error_page names the page;
+ * exdb_open names UINT64_MAX if it failed before any page.
  * The Python build reads the declarations below as they stand.
  */
 #ifndef EXDB_H

@@ -7,19 +7,11 @@
 #include "btree.h"
 #include "buffer.h"
 
-/* Frames that are kept out of reach of the clock's limit: in caches, in flight. */
-static uint64_t slack(uint64_t pool_pages)
+#define SLACK_MAX	4096u
+
+static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high)
 {
-	uint64_t n = pool_pages / 16;
-
-	return n < 1 ? 1 : n > EVICT_BATCH ? EVICT_BATCH : n;
-}
-
-static unsigned int evict_batch(uint64_t pool_pages)
-{
-	uint64_t n = pool_pages / 8;
-
-	return n < 4 ? 4 : n > EVICT_BATCH ? EVICT_BATCH : n;
+	return n < low ? low : n > high ? high : n;
 }
 
 static void set_up(struct exdb *db, const struct exdb_config *config)
@@ -27,8 +19,10 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	unsigned int i;
 
 	db->pool_pages = config->pool_pages;
-	db->limit = config->pool_pages - slack(config->pool_pages);
-	db->evict_batch = evict_batch(config->pool_pages);
+	/* frames that are not used can wait in quarantine: several turns share a flush */
+	db->limit = config->pool_pages - clamp(config->pool_pages / 16, 1, SLACK_MAX);
+	db->evict_batch = clamp(config->pool_pages / 64, 4, EVICT_BATCH);
+	db->prefetch = clamp(config->pool_pages / 8, 4, PREFETCH_MAX);
 	db->backing_fd = config->backing_fd;
 	db->nr_workers = config->workers;
 	pthread_mutex_init(&db->meta_lock, NULL);
@@ -36,6 +30,7 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	for (i = 0; i < db->nr_workers; i++) {
 		db->workers[i].db = db;
 		db->workers[i].itf = i;
+		db->workers[i].error_page = UINT64_MAX;
 	}
 }
 
@@ -81,7 +76,7 @@ int exdb_open(const struct exdb_config *config, struct exdb **out, uint64_t *err
 	struct exdb *db;
 	int ret = -EINVAL;
 
-	*error_page = 0;
+	*error_page = UINT64_MAX;
 	if (!config->workers || config->workers > EXDB_WORKERS_MAX ||
 	    config->pool_pages < EXDB_POOL_MIN || !config->region_pages)
 		return ret;

@@ -230,9 +230,8 @@ long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_v
 	struct sink sink = { .layout = scan->layout, .columns = columns, .room = rows };
 	int ret;
 
-	/* a scan takes no more of the pool than a turn of the clock gives back */
-	if (scan->cursor.prefetch > w->db->evict_batch)
-		scan->cursor.prefetch = w->db->evict_batch;
+	if (scan->cursor.prefetch > w->db->prefetch)
+		scan->cursor.prefetch = w->db->prefetch;
 	ret = btree_scan(w, &scan->cursor, take_row, &sink);
 	if (ret)
 		return ret;

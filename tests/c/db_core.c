@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The native core of exmapdb against a plain array, for the sanitizers:
+ *
+ *	db_core FILE SEED THREADS ROWS
+ *
+ * Each thread inserts its own share of keys in random order through a pool of
+ * 32 frames, looking others up on the way; then everything is scanned and
+ * looked up, and once more after a reopening.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "exdb.h"
+#include "exmap_user.h"
+
+#define BATCH	64
+#define THREADS	8
+
+struct share {
+	struct exdb_worker *w;
+	const struct exdb_layout *layout;
+	uint64_t root;
+	int64_t *keys;
+	int64_t rows;
+	unsigned int seed;
+	pthread_t thread;
+};
+
+#define CHECK(condition) \
+	do { \
+		if (!(condition)) { \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+			abort(); \
+		} \
+	} while (0)
+
+static struct exdb *open_db(const char *path, unsigned int workers, bool create, int *fd)
+{
+	struct exdb_config config = {
+		.backend = EXMAP_BACKEND_POSIX,
+		.workers = workers,
+		.create = create,
+		.pool_pages = EXDB_POOL_MIN * workers,
+		.region_pages = 65536,
+	};
+	struct exdb *db = NULL;
+	uint64_t page;
+
+	*fd = open(path, O_RDWR | O_CREAT, 0600);
+	CHECK(*fd >= 0);
+	config.backing_fd = *fd;
+	CHECK(!exdb_open(&config, &db, &page));
+	return db;
+}
+
+/* A text of 0 to 79 bytes that depends on the key alone. */
+static unsigned int text_of(int64_t key, char *text)
+{
+	unsigned int length = (uint64_t)key * 2654435761u % 80;
+
+	memset(text, 'a' + key % 26, length);
+	return length;
+}
+
+static void insert_batch(const struct share *share, const int64_t *keys, unsigned int n)
+{
+	int32_t offsets[BATCH + 1] = { 0 };
+	char texts[BATCH * 80];
+	struct exdb_vector columns[2] = {
+		{ .values = (void *)keys },
+		{ .values = texts, .offsets = offsets },
+	};
+	uint64_t row;
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		offsets[i + 1] = offsets[i] + text_of(keys[i], texts + offsets[i]);
+	CHECK(!exdb_table_insert(share->w, share->layout, share->root, columns, n, false, &row));
+	CHECK(exdb_table_insert(share->w, share->layout, share->root, columns, n, false, &row) ==
+	      -EEXIST);
+}
+
+static int look_up(const struct share *share, int64_t key)
+{
+	int64_t id = -1;
+	int32_t offsets[2] = { 0 };
+	char text[EXDB_ROW_MAX], expected[80];
+	struct exdb_vector columns[2] = {
+		{ .values = &id },
+		{ .values = text, .offsets = offsets, .capacity = sizeof(text) },
+	};
+	struct exdb_key bytes;
+	int ret;
+
+	exdb_key_clear(&bytes);
+	CHECK(!exdb_key_put_int64(&bytes, key));
+	ret = exdb_table_get(share->w, share->layout, share->root, &bytes, columns);
+	if (ret)
+		return ret;
+	CHECK(id == key);
+	CHECK((unsigned int)offsets[1] == text_of(key, expected));
+	CHECK(!memcmp(text, expected, offsets[1]));
+	return 0;
+}
+
+static void *run_share(void *arg)
+{
+	struct share *share = arg;
+	int64_t i, n;
+
+	for (i = 0; i < share->rows; i += n) {
+		n = 1 + rand_r(&share->seed) % BATCH;
+		n = n < share->rows - i ? n : share->rows - i;
+		insert_batch(share, share->keys + i, n);
+		CHECK(!look_up(share, share->keys[rand_r(&share->seed) % (i + n)]));
+		if (i + n < share->rows)
+			CHECK(look_up(share, share->keys[i + n]) == -ENOENT);
+	}
+	return NULL;
+}
+
+/* Keys 0, 3, 6, ... of all threads come in order; returns how many. */
+static int64_t scan_all(const struct share *share)
+{
+	int64_t ids[37], expected = 0, n, i;
+	struct exdb_vector columns[2] = { { .values = ids } };
+	struct exdb_scan *scan = exdb_scan_new(share->layout, share->root, NULL, NULL, 64);
+
+	CHECK(scan);
+	while ((n = exdb_scan_next(share->w, scan, columns, 37)) > 0)
+		for (i = 0; i < n; i++)
+			CHECK(ids[i] == 3 * expected++);
+	CHECK(!n);
+	exdb_scan_free(scan);
+	return expected;
+}
+
+static void shuffle(int64_t *keys, int64_t n, unsigned int *seed)
+{
+	int64_t i;
+
+	for (i = n - 1; i > 0; i--) {
+		int64_t k = rand_r(seed) % (i + 1), key = keys[i];
+
+		keys[i] = keys[k];
+		keys[k] = key;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const uint8_t types[2] = { EXDB_INT64, EXDB_TEXT };
+	const uint32_t key = 0;
+	struct share shares[THREADS] = { 0 };
+	struct exdb_stats stats;
+	struct exdb_layout *layout;
+	struct exdb *db;
+	unsigned int seed, threads, i;
+	int64_t rows, *keys, k;
+	uint64_t root;
+	int fd;
+
+	CHECK(argc == 5);
+	seed = strtoul(argv[2], NULL, 10);
+	threads = strtoul(argv[3], NULL, 10);
+	rows = strtol(argv[4], NULL, 10) / threads * threads;
+	CHECK(threads >= 1 && threads <= THREADS);
+	keys = malloc(rows * sizeof(*keys));
+	CHECK(keys);
+	for (k = 0; k < rows; k++)
+		keys[k] = 3 * k;
+	shuffle(keys, rows, &seed);
+
+	layout = exdb_layout_new(2, types, 1, &key);
+	CHECK(layout);
+	db = open_db(argv[1], threads, true, &fd);
+	CHECK(!exdb_table_create(exdb_worker_at(db, 0), &root));
+	for (i = 0; i < threads; i++) {
+		shares[i] = (struct share){
+			.w = exdb_worker_at(db, i),
+			.layout = layout,
+			.root = root,
+			.keys = keys + rows / threads * i,
+			.rows = rows / threads,
+			.seed = seed + i,
+		};
+		CHECK(!pthread_create(&shares[i].thread, NULL, run_share, &shares[i]));
+	}
+	for (i = 0; i < threads; i++)
+		CHECK(!pthread_join(shares[i].thread, NULL));
+	CHECK(scan_all(&shares[0]) == rows);
+	CHECK(!exdb_stats(db, &stats));
+	CHECK(stats.evicted > stats.pool_pages);
+	CHECK(!exdb_checkpoint(shares[0].w));
+	exdb_close(db);
+	close(fd);
+
+	db = open_db(argv[1], 1, false, &fd);
+	shares[0].w = exdb_worker_at(db, 0);
+	for (k = 0; k < rows; k++) {
+		CHECK(!look_up(&shares[0], 3 * k));
+		CHECK(look_up(&shares[0], 3 * k + 1) == -ENOENT);
+	}
+	CHECK(scan_all(&shares[0]) == rows);
+	exdb_close(db);
+	close(fd);
+	exdb_layout_free(layout);
+	free(keys);
+	puts("ok");
+	return 0;
+}

@@ -1,0 +1,57 @@
+"""The native core under the sanitizers, and its checksum against the standard's own vectors."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [
+    *sorted(map(str, (ROOT / "dbms/native").glob("*.c"))),
+    *sorted(str(path) for path in (ROOT / "libexmap/src").glob("*.c") if path.name != "ffi.c"),
+]
+INCLUDES = [f"-I{ROOT / folder}" for folder in ("dbms/native", "libexmap/include", "kmod/uapi")]
+STRICT = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+
+
+def build(target: Path, source: Path, *flags: str) -> Path:
+    command = ["gcc", *STRICT, *flags, *INCLUDES, str(source), *SOURCES, "-o", str(target)]
+    subprocess.run(command, check=True, timeout=300)
+    return target
+
+
+def run(*command: object) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def address_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("asan") / "db_core"
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    return build(target, ROOT / "tests/c/db_core.c", *flags)
+
+
+@pytest.fixture(scope="module")
+def thread_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("tsan") / "db_core"
+    return build(target, ROOT / "tests/c/db_core.c", "-fsanitize=thread")
+
+
+@pytest.mark.parametrize(("seed", "threads"), [(1, 1), (2, 1), (3, 2)])
+def test_core_is_clean_under_address_and_undefined(
+    address_build: Path, tmp_path: Path, seed: int, threads: int
+) -> None:
+    assert run(address_build, tmp_path / "t.exdb", seed, threads, 20_000) == "ok\n"
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_core_has_no_data_races(thread_build: Path, tmp_path: Path, threads: int) -> None:
+    assert run(thread_build, tmp_path / "t.exdb", 1, threads, 16_000) == "ok\n"
+
+
+def test_checksum_is_that_of_rfc_3720_with_and_without_the_instruction(tmp_path: Path) -> None:
+    program = build(tmp_path / "crc", ROOT / "tests/c/db_crc32c.c")
+    # RFC 3720, appendix B.4, and the usual check value
+    assert run(program).split() == ["8a9136aa", "62a8ab43", "46dd794e", "e3069283"]

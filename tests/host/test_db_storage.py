@@ -1,0 +1,278 @@
+"""Files: reopening, damage, refusals, and errors of I/O. Posix backend."""
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import exmapdb
+import numpy as np
+import pytest
+
+PAGE = 4096
+TINY = "128KiB"
+ROWS = 8000
+
+
+def load(path: Path) -> None:
+    with exmapdb.open(path, memory=TINY, backend="posix") as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        table.insert_many({"k": np.arange(ROWS), "v": [f"{i:050}" for i in range(ROWS)]})
+
+
+def open_tiny(path: Path) -> exmapdb.Database:
+    return exmapdb.open(path, memory=TINY, backend="posix", flag="w", workers=1)
+
+
+def flip_byte(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    load(tmp_path / "t.exdb")
+    return tmp_path / "t.exdb"
+
+
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Let no file of this process grow beyond 64 pages."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * PAGE, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def fill(table: exmapdb.Table) -> int:
+    """Insert rows until that fails, and return how many went in; the error is that of the last."""
+    for i in range(10_000):
+        try:
+            table.insert({"k": i, "v": "x" * 80})
+        except exmapdb.StorageError:
+            return i
+    raise AssertionError("nothing failed")
+
+
+def test_reopened_tables_have_their_schema_and_rows(path: Path) -> None:
+    with open_tiny(path) as db:
+        assert db.tables() == ["t"]
+        table = db.table("t")
+        assert str(table.schema.fields[1]) == "text"
+        assert table.schema.key == ("k",)
+        assert table.count() == ROWS
+        assert table.get(ROWS - 1) == {"k": ROWS - 1, "v": f"{ROWS - 1:050}"}
+
+
+def test_page_n_lies_at_n_times_4096_and_says_so(path: Path) -> None:
+    data = path.read_bytes()
+    assert len(data) % PAGE == 0
+    for number in range(len(data) // PAGE):
+        head = data[number * PAGE : number * PAGE + 16]
+        assert head[:4] == b"EXDB"
+        assert int.from_bytes(head[8:], "little") == number
+
+
+def test_checkpoint_makes_a_copy_of_the_file_a_database(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    with open_tiny(path) as db:
+        db.table("t").insert({"k": -1, "v": "new"})
+        db.checkpoint()
+        shutil.copy(path, copy)
+    with open_tiny(copy) as db:
+        assert db.table("t").get(-1) == {"k": -1, "v": "new"}
+
+
+def test_a_database_that_was_not_closed_is_refused_by_name(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    with open_tiny(path) as db:
+        db.table("t").insert_many({"k": np.arange(-4000, 0), "v": ["x" * 50] * 4000})
+        shutil.copy(path, copy)
+    with pytest.raises(exmapdb.UncleanShutdownError):
+        open_tiny(copy)
+
+
+def test_reading_alone_leaves_the_file_closed(path: Path) -> None:
+    before = path.read_bytes()
+    with open_tiny(path) as db:
+        db.table("t").count()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("place", [0, 4, 8, 40, 64, 2000, 4095])
+def test_one_flipped_byte_is_found_with_its_page(path: Path, place: int) -> None:
+    pages = path.stat().st_size // PAGE
+    flip_byte(path, (pages - 1) * PAGE + place)
+    with open_tiny(path) as db:
+        with pytest.raises(exmapdb.CorruptPageError, match=f"page {pages - 1} ") as error:
+            db.table("t").count()
+        assert error.value.page == pages - 1
+        assert error.value.errno == errno.EBADMSG
+
+
+def test_a_page_written_to_the_wrong_place_is_found(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-PAGE:] = data[-2 * PAGE : -PAGE]
+    path.write_bytes(data)
+    with open_tiny(path) as db, pytest.raises(exmapdb.CorruptPageError):
+        db.table("t").count()
+
+
+def test_a_corrupt_page_does_not_harm_the_others_and_can_be_mended(path: Path) -> None:
+    pages = path.stat().st_size // PAGE
+    flip_byte(path, pages * PAGE - 1)
+    with open_tiny(path) as db:
+        table = db.table("t")
+        for _ in range(3):
+            with pytest.raises(exmapdb.CorruptPageError):
+                table.get(ROWS - 1)
+            assert table.get(0) is not None
+        flip_byte(path, pages * PAGE - 1)
+        assert table.get(ROWS - 1) is not None
+        assert db.stats().resident_pages <= 32
+        assert table.count() == ROWS
+
+
+def test_a_corrupt_first_page_is_named(path: Path) -> None:
+    flip_byte(path, 100)
+    with pytest.raises(exmapdb.CorruptPageError) as error:
+        open_tiny(path)
+    assert error.value.page == 0
+
+
+def test_a_file_cut_before_opening_is_refused(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - PAGE)
+    with pytest.raises(exmapdb.TruncatedDatabaseError):
+        open_tiny(path)
+
+
+def test_a_file_cut_while_open_gives_a_named_error_with_the_page(path: Path) -> None:
+    pages = path.stat().st_size // PAGE
+    with open_tiny(path) as db:
+        os.truncate(path, (pages - 1) * PAGE)
+        with pytest.raises(exmapdb.TruncatedDatabaseError) as error:
+            db.table("t").get(ROWS - 1)
+        assert error.value.page == pages - 1
+        assert db.table("t").get(0) is not None
+
+
+def test_failed_writes_are_named_and_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.exdb"
+    db = exmapdb.open(path, memory=TINY, backend="posix", workers=1)
+    table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+    with small_files():
+        rows = fill(table)
+        with pytest.raises(exmapdb.PageIOError) as error:
+            db.checkpoint()
+    assert error.value.errno == errno.EFBIG
+    assert error.value.page is not None
+    assert error.value.page >= 64
+    assert table.count() == rows
+    table.insert({"k": rows, "v": "y"})
+    db.close()
+    with open_tiny(path) as db:
+        assert db.table("t").count() == rows + 1
+
+
+def test_a_checkpoint_that_fails_says_so_and_leaves_no_closed_database(tmp_path: Path) -> None:
+    path = tmp_path / "t.exdb"
+    db = exmapdb.open(path, memory="4MiB", backend="posix")
+    table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+    table.insert_many({"k": np.arange(ROWS), "v": ["x" * 80] * ROWS})
+    with small_files(), pytest.raises(exmapdb.PageIOError):
+        db.close()
+    assert db.closed
+    with pytest.raises(exmapdb.UncleanShutdownError):
+        open_tiny(path)
+
+
+def test_a_full_region_is_named_and_leaves_a_good_database(tmp_path: Path) -> None:
+    path = tmp_path / "t.exdb"
+    with exmapdb.open(path, memory=TINY, backend="posix", capacity="256KiB") as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        rows = fill(table)
+        with pytest.raises(exmapdb.DatabaseFullError, match="capacity"):
+            table.insert({"k": rows, "v": "x" * 80})
+        assert table.count() == rows
+    with open_tiny(path) as db:
+        assert db.table("t").count() == rows
+        db.table("t").insert({"k": rows, "v": "x"})
+
+
+def test_a_closed_database_refuses_everything(path: Path) -> None:
+    db = open_tiny(path)
+    table = db.table("t")
+    scan = table.scan(batch_rows=10)
+    next(scan)
+    db.close()
+    db.close()
+    for call in (lambda: table.get(1), lambda: next(scan), db.stats, db.checkpoint, table.count):
+        with pytest.raises(exmapdb.DatabaseClosedError):
+            call()
+
+
+def test_a_database_is_open_once(path: Path) -> None:
+    with open_tiny(path), pytest.raises(exmapdb.DatabaseLockedError):
+        open_tiny(path)
+
+
+@pytest.mark.parametrize("flag", ["w", "c", "n"])
+@pytest.mark.parametrize("content", [b"hello", b"hello" * 2000])
+def test_something_else_is_never_overwritten_without_force(tmp_path: Path, flag: str, content: bytes) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_bytes(content)
+    with pytest.raises(exmapdb.NotADatabaseError):
+        exmapdb.open(path, memory=TINY, backend="posix", flag=flag)  # type: ignore[arg-type]
+    assert path.read_bytes() == content
+    if flag != "w":
+        with exmapdb.open(path, memory=TINY, backend="posix", flag=flag, force=True) as db:  # type: ignore[arg-type]
+            assert db.tables() == []
+
+
+def test_flag_w_wants_a_database_and_flag_n_makes_a_new_one(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_tiny(tmp_path / "absent")
+    with exmapdb.open(path, memory=TINY, backend="posix", flag="n") as db:
+        assert db.tables() == []
+    with open_tiny(path) as db:
+        assert db.tables() == []
+
+
+def test_a_directory_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(exmapdb.NotADatabaseError):
+        exmapdb.open(tmp_path, backend="posix")
+
+
+@pytest.mark.parametrize("wrong", [{"memory": "64KiB"}, {"memory": "a lot"}, {"workers": 0}, {"workers": 65}])
+def test_sizes_that_cannot_be_are_refused_before_a_file_is_made(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=r"memory|size"):
+        exmapdb.open(tmp_path / "t.exdb", backend="posix", **wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "t.exdb").exists()
+
+
+@pytest.mark.skipif(Path("/dev/exmap").exists(), reason="the module is loaded")
+def test_the_kernel_backend_without_module_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(exmapdb.BackendUnavailableError, match="exmapctl doctor"):
+        exmapdb.open(tmp_path / "t.exdb", backend="kernel")
+
+
+def test_descriptors_are_given_back(path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        open_tiny(path).close()
+        with contextlib.suppress(exmapdb.ExmapdbError):
+            exmapdb.open(path, memory=TINY, backend="posix", capacity="1KiB").close()
+    flip_byte(path, 100)
+    with contextlib.suppress(exmapdb.CorruptPageError):
+        open_tiny(path)
+    assert len(os.listdir("/proc/self/fd")) == before
