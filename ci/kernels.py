@@ -8,7 +8,16 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Kernel", "KernelMissing", "ModuleBuildFailed", "build_module", "cache_dir", "find", "matrix"]
+__all__ = [
+    "ROOT",
+    "Kernel",
+    "KernelMissing",
+    "ModuleBuildFailed",
+    "build_module",
+    "cache_dir",
+    "find",
+    "matrix",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -91,7 +100,9 @@ def _list(value: object) -> list[object]:
 def _find_debug(name: str) -> Kernel:
     place = prebuilt_debug()
     if place is None:
-        raise KernelMissing("no debug kernel: set EXMAP_DEBUG_KERNEL to a directory with bzImage and build.tar.zst")
+        raise KernelMissing(
+            "no debug kernel: set EXMAP_DEBUG_KERNEL to a directory with bzImage and build.tar.zst"
+        )
     archive = place / "build.tar.zst"
     stamp = f"{archive.stat().st_size}-{archive.stat().st_mtime_ns}"
     tree = cache_dir() / "debug-kernel" / hashlib.sha256(stamp.encode()).hexdigest()[:16]

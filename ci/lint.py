@@ -143,7 +143,15 @@ def _python_lengths() -> str | None:
 
 
 def _user_c() -> str | None:
-    flags = ["-std=gnu11", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Ilibexmap/include", "-Ikmod/uapi"]
+    flags = [
+        "-std=gnu11",
+        "-fsyntax-only",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Ilibexmap/include",
+        "-Ikmod/uapi",
+    ]
     folders = ["libexmap/src", "cli/native", "dbms/native"]
     sources = [str(path) for folder in folders for path in sorted((kernels.ROOT / folder).rglob("*.c"))]
     includes = [f"-I{folder}" for folder in folders]

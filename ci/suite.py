@@ -135,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"    FAILED {failure}")
     failed = sum(outcome.failed for outcome in outcomes)
     passed = sum(outcome.passed for outcome in outcomes)
-    print(f"{passed} passed, {failed} failed, {sum(outcome.skipped for outcome in outcomes)} skipped", flush=True)
+    print(
+        f"{passed} passed, {failed} failed, {sum(outcome.skipped for outcome in outcomes)} skipped",
+        flush=True,
+    )
     return 1 if failed or not passed else 0
 
 

@@ -275,7 +275,9 @@ def _log_lines(out: Path) -> list[str]:
     return []
 
 
-def run(guest: Guest, command: Sequence[str], *, out: Path, log: Path | None = None, lock: bool = True) -> Result:
+def run(
+    guest: Guest, command: Sequence[str], *, out: Path, log: Path | None = None, lock: bool = True
+) -> Result:
     """Boot a guest, run a command in it, pass its output through, and return what became of it.
 
     out is an empty directory below the project's root (the guest has overlays
@@ -288,7 +290,9 @@ def run(guest: Guest, command: Sequence[str], *, out: Path, log: Path | None = N
     """
     kernel = kernels.find(guest.kernel)
     module = kernels.build_module(kernel) if guest.load else None
-    lines = [f"export {key}={shlex.quote(value)}\n" for key, value in _environment(guest, out, module).items()]
+    lines = [
+        f"export {key}={shlex.quote(value)}\n" for key, value in _environment(guest, out, module).items()
+    ]
     (out / "environment").write_text("".join(lines))
     (out / "command").write_text("ulimit -l unlimited\nexec " + shlex.join(command) + "\n")
     tails = [_Tail(out / "stdout", sys.stdout.buffer), _Tail(out / "stderr", sys.stderr.buffer)]

@@ -192,6 +192,8 @@ struct exmap_interface {
  * @dead: for good; set with all interfaces held
  * @flags: of SETUP
  * @flush_threshold: of TUNE
+ * @quarantine_limit: the same, less in a small pool: how many pages an interface
+ *	gathers before it flushes
  * @charged: pages charged to RLIMIT_MEMLOCK; protected by @setup
  * @chunks: sparse table of chunks
  * @residency: sparse table of the residency map's pages
@@ -219,6 +221,7 @@ struct exmap_region {
 	bool dead;
 	u64 flags;
 	u32 flush_threshold;
+	u32 quarantine_limit;
 	u32 nr_interfaces;
 	unsigned long charged;
 	struct exmap_chunk **chunks;
@@ -310,6 +313,7 @@ struct exmap_region *exmap_region_create(void);
 void exmap_region_put(struct exmap_region *region);
 int exmap_region_setup(struct exmap_region *region, const struct exmap_ioctl_setup *setup);
 int exmap_region_resize(struct exmap_region *region, u64 nr_pages);
+void exmap_region_tune(struct exmap_region *region, u32 flush_threshold);
 int exmap_region_mmap(struct exmap_region *region, struct vm_area_struct *vma);
 int exmap_region_barrier(struct exmap_region *region);
 void exmap_region_freeze(struct exmap_region *region);
@@ -329,7 +333,18 @@ static inline unsigned long exmap_region_address(const struct exmap_region *regi
 }
 
 /* op.c */
-void exmap_op_init(struct exmap_op *op, struct exmap_region *region, struct exmap_interface *itf);
+static inline void exmap_op_init(struct exmap_op *op, struct exmap_region *region,
+				 struct exmap_interface *itf)
+{
+	op->region = region;
+	op->itf = itf;
+	op->walk = (struct exmap_walk){ .region = region };
+	op->entered = false;
+	op->in_fault = false;
+	op->stale = false;
+	op->nr_freed = 0;
+}
+
 int exmap_op_enter(struct exmap_op *op);
 void exmap_op_leave(struct exmap_op *op);
 int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn);
@@ -446,7 +461,7 @@ static __always_inline void exmap_op_make_room(struct exmap_op *op)
 		exmap_op_empty_ring(op);
 }
 
-u32 exmap_quarantine_limit(const struct exmap_region *region);
+void exmap_quarantine_set_limit(struct exmap_region *region);
 void exmap_quarantine_drain(struct exmap_region *region, struct exmap_interface *itf);
 void exmap_quarantine_retire(struct exmap_region *region, struct exmap_interface *itf, u32 frame,
 			     u64 bind);

@@ -312,7 +312,7 @@ static long ioctl_tune(struct exmap_region *region, void __user *arg)
 	    tune.flush_threshold > EXMAP_FLUSH_THRESHOLD_MAX)
 		return -EINVAL;
 	if (tune.flush_threshold)
-		WRITE_ONCE(region->flush_threshold, tune.flush_threshold);
+		exmap_region_tune(region, tune.flush_threshold);
 	tune.flush_threshold = READ_ONCE(region->flush_threshold);
 	return copy_to_user(arg, &tune, sizeof(tune)) ? -EFAULT : 0;
 }

@@ -9,17 +9,6 @@
 #include "exmap.h"
 #include "ptable.h"
 
-void exmap_op_init(struct exmap_op *op, struct exmap_region *region, struct exmap_interface *itf)
-{
-	op->region = region;
-	op->itf = itf;
-	op->walk = (struct exmap_walk){ .region = region };
-	op->entered = false;
-	op->in_fault = false;
-	op->stale = false;
-	op->nr_freed = 0;
-}
-
 int exmap_op_enter(struct exmap_op *op)
 {
 	int ret = 0;
@@ -297,23 +286,26 @@ static void finish_ranged(struct exmap_op *op)
 void exmap_op_finish(struct exmap_op *op, bool lazy)
 {
 	struct exmap_region *region = op->region;
+	u32 limit = READ_ONCE(region->quarantine_limit);
 
 	exmap_walk_end(&op->walk);
+	if (!op->stale && !op->nr_freed)
+		goto out;
 	if (!op->entered && exmap_op_enter(op))
 		return;
 
 	if (op->stale) {
 		flush_own(op, EXMAP_FLUSH_ZERO_PAGE);
-	} else if (op->nr_freed && !lazy) {
+	} else if (!lazy) {
 		if (op->nr_freed > EXMAP_RANGED_PAGES)
 			flush_own(op, EXMAP_FLUSH_FREE);
 		else
 			finish_ranged(op);
-	} else if (op->nr_freed &&
-		   exmap_quarantine_length(op->itf) >= exmap_quarantine_limit(region)) {
+	} else if (exmap_quarantine_length(op->itf) >= limit) {
 		exmap_quarantine_drain(region, op->itf);
-		if (exmap_quarantine_length(op->itf) >= exmap_quarantine_limit(region))
+		if (exmap_quarantine_length(op->itf) >= limit)
 			flush_own(op, EXMAP_FLUSH_THRESHOLD);
 	}
+out:
 	exmap_op_leave(op);
 }

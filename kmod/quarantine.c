@@ -17,12 +17,13 @@
 #include "exmap.h"
 #include "ptable.h"
 
-/* How many pages an interface may gather before it flushes. */
-u32 exmap_quarantine_limit(const struct exmap_region *region)
+/* After a change of the threshold or the pool. */
+void exmap_quarantine_set_limit(struct exmap_region *region)
 {
 	u32 share = region->pool.total / 4 / region->nr_interfaces;
 
-	return min(READ_ONCE(region->flush_threshold), max_t(u32, share, EXMAP_RANGED_PAGES));
+	WRITE_ONCE(region->quarantine_limit, min(READ_ONCE(region->flush_threshold),
+						 max_t(u32, share, EXMAP_RANGED_PAGES)));
 }
 
 /*

@@ -342,6 +342,7 @@ static int publish(struct exmap_region *region, const struct exmap_ioctl_setup *
 		region->pool = *pool;
 		spin_lock_init(&region->pool.lock);
 		region->nr_interfaces = setup->max_interfaces;
+		exmap_quarantine_set_limit(region);
 		/* pairs with smp_load_acquire in check_call */
 		smp_store_release(&region->interfaces, interfaces);
 	}
@@ -447,8 +448,20 @@ int exmap_region_resize(struct exmap_region *region, u64 nr_pages)
 		ret = grow(region, nr_pages - region->pool.total);
 	else if (nr_pages < region->pool.total)
 		ret = shrink(region, region->pool.total - nr_pages);
+	if (!ret)
+		exmap_quarantine_set_limit(region);
 	mutex_unlock(&region->setup);
 	return ret;
+}
+
+/* Change the flush threshold; may come before SETUP. */
+void exmap_region_tune(struct exmap_region *region, u32 flush_threshold)
+{
+	mutex_lock(&region->setup);
+	WRITE_ONCE(region->flush_threshold, flush_threshold);
+	if (region->interfaces)
+		exmap_quarantine_set_limit(region);
+	mutex_unlock(&region->setup);
 }
 
 /* Flush, and move what every interface has in quarantine to its cache. */

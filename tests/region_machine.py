@@ -6,12 +6,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import libexmap
 import numpy as np
 from backends import BACKENDS
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+import libexmap
 from libexmap import Region
 
 __all__ = ["RegionMachine", "TestRegionMachine"]
@@ -45,6 +46,7 @@ class RegionMachine(RuleBasedStateMachine):
             self.regions.append(self.stack.enter_context(region))
         self.mapped: dict[int, int] = {}
         self.file = dict.fromkeys(range(FILE_PAGES), 0)
+        self.touched: set[int] = set()
         self.pool = POOL
         self.stamp = 0
 
@@ -67,6 +69,7 @@ class RegionMachine(RuleBasedStateMachine):
         for page in pages:
             self.stamp += 1
             self.mapped[page] = self.stamp
+            self.touched.add(page)
             for region in self.regions:
                 region.page(page).view(np.uint64)[:] = self.stamp
 
@@ -102,6 +105,7 @@ class RegionMachine(RuleBasedStateMachine):
         assert outcome == (len(gone), error)
         for page in gone:
             del self.mapped[page]
+        self.touched -= gone
 
     @rule(first=st.integers(0, FILE_PAGES - 1), count=st.integers(1, 20), interface=interfaces)
     def read(self, first: int, count: int, interface: int) -> None:
@@ -141,9 +145,9 @@ class RegionMachine(RuleBasedStateMachine):
         for region in self.regions:
             scan = region.scan(range(PAGES))
             assert np.flatnonzero(scan.present).tolist() == sorted(self.mapped)
-            assert not (scan.dirty & ~scan.present).any()
-            # every page that fill() has touched must show
-            assert scan.dirty[[p for p, stamp in self.mapped.items() if stamp > self.stamp - 1]].all()
+            dirty = set(np.flatnonzero(scan.dirty).tolist())
+            # posix cannot know, and says so of every page
+            assert dirty == (self.touched if region.backend == "kernel" else set(self.mapped))
 
     @invariant()
     def pages_and_frames_are_as_the_model_says(self) -> None:
@@ -169,8 +173,8 @@ def joined(pages: list[int]) -> list[list[int]]:
 
 TestRegionMachine = RegionMachine.TestCase
 TestRegionMachine.settings = settings(
-    max_examples=60 if len(BACKENDS) == 1 else 25,
-    stateful_step_count=30,
+    max_examples=60 if len(BACKENDS) == 1 else 8,
+    stateful_step_count=30 if len(BACKENDS) == 1 else 20,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -5,8 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from libexmap import Counters, Info
 from libexmap._ffi import ffi, lib
+
+from libexmap import Counters, Info
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADERS = [ROOT / "kmod/uapi/exmap.h", ROOT / "libexmap/include/exmap_user.h"]
@@ -41,7 +42,9 @@ def ask_c(tmp_path: Path, lines: list[str]) -> list[int]:
     )
     program = tmp_path / "ask"
     includes = [f"-I{header.parent}" for header in HEADERS]
-    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", *includes, str(source), "-o", str(program)], check=True)
+    subprocess.run(
+        ["gcc", "-Wall", "-Wextra", "-Werror", *includes, str(source), "-o", str(program)], check=True
+    )
     done = subprocess.run([str(program)], stdout=subprocess.PIPE, text=True, check=True)
     return [int(line) for line in done.stdout.split()]
 

@@ -121,7 +121,7 @@ def no_rescues(pages: Pages) -> Iterator[None]:
 
 
 def run_pages(pages: Pages, timing: Timing, advance: Callable[[str], None]) -> list[Record]:
-    """Measure all variants and compare ours with the best vanilla one of as many threads."""
+    """Measure all variants; compare each with the best vanilla one of as many threads and pages a call."""
     with no_rescues(pages):
         figures = measure(
             plan(pages), lambda variant, result: pages.run(variant, timing, result), timing.rounds, advance
@@ -132,7 +132,12 @@ def run_pages(pages: Pages, timing: Timing, advance: Callable[[str], None]) -> l
 def compare(variant: Variant, figures: dict[Variant, Figures]) -> Iterator[Record]:
     """Yield one variant's records."""
     own = figures[variant]
-    vanilla = [other for other in figures if other.how != "exmap" and other.threads == variant.threads]
+    # nobody may gather more pages for a call than the variant does
+    vanilla = [
+        other
+        for other in figures
+        if other.how != "exmap" and other.threads == variant.threads and other.vector <= variant.vector
+    ]
     best = max(vanilla, key=lambda other: figures[other].ops_per_s)
     base = figures[best]
     yield Record(

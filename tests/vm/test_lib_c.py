@@ -1,0 +1,3 @@
+"""The C library."""
+
+from c_library import *  # noqa: F403
