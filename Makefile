@@ -38,6 +38,7 @@ lint: setup
 	@$(PY) ci/lint.py
 
 docs: setup
+	@$(PY) ci/abidoc.py
 	@$(PY) -m exmapctl.docs
 
 clean:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import abidoc
 import kernels
 
 __all__ = ["CHECKS", "Check", "function_lengths", "main", "run_check"]
@@ -158,12 +159,19 @@ def _user_c() -> str | None:
     return _command("gcc", *flags, *includes, *sources) if sources else None
 
 
+def _abi_page() -> str | None:
+    if abidoc.PAGE.read_text() == abidoc.render(abidoc.HEADER.read_text()):
+        return None
+    return "docs/reference/abi.md is stale: run 'make docs'"
+
+
 CHECKS = (
     Check("ruff check", _ruff),
     Check("ruff format", _format),
     Check("mypy --strict", _mypy),
     Check("python file lengths", _python_lengths),
     Check("user C warnings", _user_c),
+    Check("ABI reference is fresh", _abi_page),
     Check("kmod forbidden words", _forbidden),
     Check("kmod function lengths", _lengths),
     Check("kmod checkpatch --strict", _checkpatch),

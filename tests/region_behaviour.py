@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import libexmap
 import numpy as np
 import pytest
 from backends import BACKENDS
+
+import libexmap
 from libexmap import Region
 
 PAGE = 4096

@@ -40,9 +40,9 @@ class RegionMachine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.regions: list[Region] = []
         for backend in BACKENDS:
-            file = self.stack.enter_context(tempfile.NamedTemporaryFile())
-            Path(file.name).write_bytes(bytes(FILE_PAGES * PAGE))
-            region = Region.open(pages=PAGES, pool=POOL, interfaces=2, backend=backend, backing=file.name)
+            file = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "backing"
+            file.write_bytes(bytes(FILE_PAGES * PAGE))
+            region = Region.open(pages=PAGES, pool=POOL, interfaces=2, backend=backend, backing=file)
             self.regions.append(self.stack.enter_context(region))
         self.mapped: dict[int, int] = {}
         self.file = dict.fromkeys(range(FILE_PAGES), 0)

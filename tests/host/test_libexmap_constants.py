@@ -38,7 +38,8 @@ def ask_c(tmp_path: Path, lines: list[str]) -> list[int]:
     prints = "\n".join(f'printf("%llu\\n", (unsigned long long)({line}));' for line in lines)
     source = tmp_path / "ask.c"
     source.write_text(
-        f'#include <stddef.h>\n#include <stdio.h>\n#include "exmap_user.h"\nint main(void) {{\n{prints}\nreturn 0;\n}}\n'
+        '#include <stddef.h>\n#include <stdio.h>\n#include "exmap_user.h"\n'
+        f"int main(void) {{\n{prints}\nreturn 0;\n}}\n"
     )
     program = tmp_path / "ask"
     includes = [f"-I{header.parent}" for header in HEADERS]
