@@ -179,9 +179,13 @@ static void notifier_release(struct mmu_notifier *mn, struct mm_struct *mm)
 {
 	struct exmap_region *region = container_of(mn, struct exmap_region, notifier);
 
+	u32 i;
+
 	region_die(region);
 	check_conservation(region);
 	exmap_region_freeze(region);
+	for (i = 0; i < region->nr_interfaces; i++)
+		region->interfaces[i]->nr_cache = 0;
 	exmap_pool_destroy(&region->pool);
 	exmap_region_thaw(region);
 }
