@@ -71,6 +71,7 @@ static int populate(struct exdb_worker *w, unsigned int opcode, const uint64_t *
 	long ret;
 
 	for (;;) {
+		w->error_page = pages[0];
 		ret = exmap_vector(w->db->ex, w->itf, opcode, pages, n, 0, NULL);
 		if (ret >= 0)
 			return 0;
@@ -101,15 +102,20 @@ static void abandon(struct exdb_worker *w, uint64_t page)
 	state_release_exclusive(page_state(db, page), STATE_EVICTED, false);
 }
 
-/* The page fault: the word is exclusive and ours, the page absent. */
+/*
+ * The page fault: the word is exclusive and ours, the page absent.  If it is the
+ * eviction that fails, the error is about the page that could not be written.
+ */
 static int fault(struct exdb_worker *w, uint64_t page)
 {
 	struct exdb *db = w->db;
-	int ret = buffer_reserve(w, 1);
+	int ret;
 
+	w->error_page = page;
+	ret = buffer_reserve(w, 1);
 	if (ret) {
 		state_release_exclusive(page_state(db, page), STATE_EVICTED, false);
-		return fail(w, page, ret);
+		return ret;
 	}
 	ret = populate(w, EXMAP_OP_READ, &page, 1);
 	if (!ret) {
@@ -118,7 +124,7 @@ static int fault(struct exdb_worker *w, uint64_t page)
 	}
 	if (ret) {
 		abandon(w, page);
-		return fail(w, page, ret == -ENXIO ? -EUCLEAN : ret);
+		return ret == -ENXIO ? -EUCLEAN : ret;
 	}
 	buffer_note_resident(db, page);
 	w->counts.misses++;
@@ -226,7 +232,7 @@ int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out)
 	ret = populate(w, EXMAP_OP_ALLOC, &number, 1);
 	if (ret) {
 		abandon(w, number);
-		return fail(w, number, ret);
+		return ret;
 	}
 	buffer_note_resident(db, number);
 	*page = number;

@@ -147,6 +147,8 @@ static int release(struct exdb_worker *w, uint64_t *pages, unsigned int n)
 	__atomic_sub_fetch(&db->used, freed, __ATOMIC_RELAXED);
 	w->counts.evicted += freed;
 	w->counts.eviction_batches++;
+	if (ret < 0)
+		w->error_page = pages[0];
 	return ret < 0 ? ret : (int)freed;
 }
 

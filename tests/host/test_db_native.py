@@ -55,3 +55,26 @@ def test_checksum_is_that_of_rfc_3720_with_and_without_the_instruction(tmp_path:
     program = build(tmp_path / "crc", ROOT / "tests/c/db_crc32c.c")
     # RFC 3720, appendix B.4, and the usual check value
     assert run(program).split() == ["8a9136aa", "62a8ab43", "46dd794e", "e3069283"]
+
+
+@pytest.fixture(scope="module")
+def faults_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("faults") / "db_faults"
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wl,--wrap=exmap_vector")
+    return build(target, ROOT / "tests/c/db_faults.c", *flags)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "failed_read_leaves_the_page_evicted",
+        "failed_prefetch_keeps_what_was_read",
+        "dry_pool_is_evicted_and_tried_again",
+        "latched_pool_is_exhausted",
+        "failed_writes_lose_nothing",
+        "failed_free_leaves_pages_usable",
+        "reader_during_write_back_keeps_its_page",
+    ],
+)
+def test_buffer_manager_survives(faults_build: Path, tmp_path: Path, case: str) -> None:
+    assert run(faults_build, tmp_path / "t.exdb", case) == "ok\n"

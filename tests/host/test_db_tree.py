@@ -1,6 +1,7 @@
 """The B+-tree and the buffer manager under it, against a dict. Posix backend, 32 frames."""
 
 import itertools
+import random
 import threading
 from pathlib import Path
 
@@ -19,7 +20,14 @@ keys = st.one_of(
     st.integers(0, 9).map(lambda i: "p" * 400 + str(i)),
 )
 values = st.one_of(st.none(), st.text(max_size=8), st.integers(0, 440).map(lambda n: "x" * n))
-batches = st.lists(st.dictionaries(keys, values, max_size=60), max_size=12)
+small = st.dictionaries(keys, values, max_size=60)
+# hypothesis alone would hardly ever fill the pool
+large = st.builds(
+    lambda seed, rows: {f"{k:04}": "y" * (k % 440) for k in random.Random(seed).sample(range(9999), rows)},
+    st.integers(0, 99),
+    st.integers(100, 900),
+)
+batches = st.lists(st.one_of(small, large), max_size=12)
 
 
 def insert(table: exmapdb.Table, rows: dict[str, str | None], replace: bool = False) -> None:

@@ -1,0 +1,235 @@
+"""exmapdb on the kernel backend, beside posix, on files and a disk. Runs as root in the guest.
+
+EXMAP_TEST_BLOCK names a disk that may be overwritten, EXMAP_TEST_DIR a directory on a file system
+that is mounted from another disk.
+"""
+
+import json
+import mmap
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import exmapdb
+import numpy as np
+import pytest
+from exmapdb.cli import app
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.vm
+
+PAGE = 4096
+ROWS = 6000
+DISK = os.environ.get("EXMAP_TEST_BLOCK", "/dev/nvme0n1")
+needs_disk = pytest.mark.skipif(not Path(DISK).is_block_device(), reason=f"no {DISK}")
+
+
+def small_demo(*arguments: str) -> Any:
+    # in this process: starting Python takes an emulated machine very long
+    small = ["demo", "--rows", "6000", "--lookups", "200", "--memory", "256KiB"]
+    return CliRunner().invoke(app, [*small, *arguments])
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory that takes direct I/O, if there is one."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("EXMAP_TEST_DIR", "/tmp")) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def disk() -> str:
+    """A disk without a trace of what it held."""
+    fd = os.open(DISK, os.O_RDWR | os.O_DIRECT)
+    with mmap.mmap(-1, 1 << 20) as zeros:
+        os.pwritev(fd, [zeros], 0)
+    os.close(fd)
+    return DISK
+
+
+def load(path: Path | str, backend: exmapdb.Backend, rows: int = ROWS) -> None:
+    with exmapdb.open(path, memory="256KiB", backend=backend, flag="n") as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        for part in np.array_split(np.random.default_rng(3).permutation(rows), 6):
+            table.insert_many({"k": part, "v": [f"{i:080}" for i in part]})
+        assert db.stats().evicted > 0
+        assert db.stats().backend == backend
+
+
+def check(path: Path | str, backend: exmapdb.Backend, rows: int = ROWS) -> None:
+    with exmapdb.open(path, memory="256KiB", backend=backend, flag="w") as db:
+        table = db.table("t")
+        seen = [row for batch in table.scan() for row in batch.to_rows()]
+        assert seen == [(i, f"{i:080}") for i in range(rows)]
+        for i in range(0, rows, 19):
+            assert table.get(i) == {"k": i, "v": f"{i:080}"}
+        stats = db.stats()
+        assert stats.backend == backend
+        assert stats.evicted > stats.pool_pages
+        assert stats.pages_written == 0
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader"), [("kernel", "kernel"), ("kernel", "posix"), ("posix", "kernel")]
+)
+def test_backends_read_each_others_files(
+    folder: Path, writer: exmapdb.Backend, reader: exmapdb.Backend
+) -> None:
+    load(folder / "t.exdb", writer)
+    check(folder / "t.exdb", reader)
+
+
+def test_auto_takes_the_kernel_backend(folder: Path) -> None:
+    with exmapdb.open(folder / "t.exdb", memory="256KiB") as db:
+        assert db.stats().backend == "kernel"
+
+
+def test_kernel_backend_works_without_direct_io() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        load(Path(name) / "t.exdb", "kernel")
+        check(Path(name) / "t.exdb", "kernel")
+
+
+@needs_disk
+@pytest.mark.parametrize(
+    ("writer", "reader"), [("kernel", "kernel"), ("kernel", "posix"), ("posix", "kernel")]
+)
+def test_backends_read_each_others_disks(disk: str, writer: exmapdb.Backend, reader: exmapdb.Backend) -> None:
+    load(disk, writer)
+    check(disk, reader)
+
+
+def test_a_corrupt_page_is_named_and_can_be_mended(folder: Path) -> None:
+    path = folder / "t.exdb"
+    load(path, "kernel")
+    pages = path.stat().st_size // PAGE
+    good = path.read_bytes()[-PAGE:]
+    with exmapdb.open(path, memory="256KiB", backend="kernel", flag="w") as db:
+        table = db.table("t")
+        write_last_page(path, pages, bytes([good[0]]) + b"\1" + good[2:])
+        for _ in range(2):
+            with pytest.raises(exmapdb.CorruptPageError) as error:
+                table.count()
+            assert error.value.page == pages - 1
+        write_last_page(path, pages, good)
+        assert table.count() == ROWS
+
+
+def write_last_page(path: Path, pages: int, data: bytes) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    with mmap.mmap(-1, PAGE) as page:
+        page[:] = data
+        os.pwritev(fd, [page], (pages - 1) * PAGE)
+    os.close(fd)
+
+
+def test_a_file_cut_while_open_gives_a_named_error(folder: Path) -> None:
+    path = folder / "t.exdb"
+    load(path, "kernel")
+    pages = path.stat().st_size // PAGE
+    with exmapdb.open(path, memory="256KiB", backend="kernel", flag="w") as db:
+        os.truncate(path, (pages - 1) * PAGE)
+        with pytest.raises(exmapdb.TruncatedDatabaseError) as error:
+            db.table("t").count()
+        assert error.value.page == pages - 1
+        assert db.table("t").get(0) is not None or db.table("t").get(1) is not None
+
+
+def test_a_full_disk_is_named_and_loses_nothing() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        small = Path(name) / "small"
+        small.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", small], check=True)
+        try:
+            with exmapdb.open(small / "t.exdb", memory="256KiB", backend="kernel") as db:
+                table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+                rows = fill(table)
+                subprocess.run(["mount", "-o", "remount,size=8M", small], check=True)
+                assert table.count() == rows
+            with exmapdb.open(small / "t.exdb", memory="256KiB", backend="kernel") as db:
+                assert db.table("t").count() == rows
+        finally:
+            subprocess.run(["umount", small], check=True)
+
+
+def fill(table: exmapdb.Table) -> int:
+    for i in range(0, 100_000, 100):
+        try:
+            table.insert_many({"k": np.arange(i, i + 100), "v": ["x" * 80] * 100})
+        except exmapdb.DatabaseFullError:
+            return table.count()
+    raise AssertionError("the disk took everything")
+
+
+def test_threads_share_a_table_on_the_kernel_backend(folder: Path) -> None:
+    with exmapdb.open(folder / "t.exdb", memory="512KiB", backend="kernel", workers=3) as db:
+        table = db.create_table("t", {"k": "int64", "v": "int64"}, key="k")
+        problems: list[object] = []
+
+        def work(start: int) -> None:
+            ids = np.arange(start, 20_000, 3)
+            for part in np.array_split(np.random.default_rng(start).permutation(ids), 20):
+                table.insert_many({"k": part, "v": part + 1})
+                row = table.get(int(part[0]))
+                if row != {"k": part[0], "v": part[0] + 1}:
+                    problems.append(row)
+
+        threads = [threading.Thread(target=work, args=(start,)) for start in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert problems == []
+        assert table.count() == 20_000
+        assert db.stats().evicted > 0
+
+
+@needs_disk
+@pytest.mark.parametrize("backend", ["kernel", "posix"])
+def test_demo_on_a_disk_ends_with_ok(disk: str, backend: str) -> None:
+    done = small_demo("--backend", backend, "--device", disk)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == "demo: ok"
+
+
+def test_demo_on_a_file_counts_what_the_module_did(folder: Path) -> None:
+    done = small_demo("--backend", "kernel", "--device", str(folder / "t.exdb"), "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["ok"]
+    assert result["backend"] == "kernel"
+    assert sum(phase["evicted"] for phase in result["phases"]) > result["pool_pages"]
+    assert sum(phase["tlb_flushes"] for phase in result["phases"]) > 0
+
+
+@needs_disk
+def test_a_disk_with_a_file_system_is_refused_unless_forced(disk: str) -> None:
+    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+    with pytest.raises(exmapdb.DeviceInUseError, match="ext4"):
+        exmapdb.open(disk, backend="kernel")
+    done = small_demo("--backend", "kernel", "--device", disk)
+    assert done.exit_code == 1
+    assert "ext4" in done.stdout.splitlines()[-1]
+    exmapdb.open(disk, backend="kernel", force=True).close()
+
+
+@needs_disk
+def test_a_mounted_disk_is_refused_even_if_forced(disk: str) -> None:
+    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        subprocess.run(["mount", disk, name], check=True)
+        try:
+            with pytest.raises(exmapdb.DeviceInUseError, match="mounted"):
+                exmapdb.open(disk, backend="kernel", flag="n", force=True)
+        finally:
+            subprocess.run(["umount", name], check=True)
+
+
+@needs_disk
+def test_a_disk_is_open_once(disk: str) -> None:
+    with exmapdb.open(disk, backend="kernel"), pytest.raises(exmapdb.DeviceInUseError):
+        exmapdb.open(disk, backend="posix")
