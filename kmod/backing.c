@@ -237,15 +237,15 @@ static int claim(struct exmap_op *op, u64 page)
 	struct exmap_io *io = container_of(op, struct exmap_io, op);
 	struct exmap_frame *frames = op->region->pool.frames;
 	u32 *word = exmap_walk_word(&op->walk, page);
-	u32 frame;
+	u32 old = READ_ONCE(*word); /* LAZY may become 0 at any time */
+	u32 frame = EXMAP_RES_FRAME(old);
 	int ret;
 
-	if (EXMAP_RES_MAPPED(*word))
+	if (EXMAP_RES_MAPPED(old))
 		return 0;
-	if (*word & EXMAP_RES_BUSY)
+	if (old & EXMAP_RES_BUSY)
 		return -EAGAIN;
-	frame = EXMAP_RES_FRAME(*word);
-	if ((*word & EXMAP_RES_LAZY) && exmap_quarantine_rescue(&frames[frame], page)) {
+	if ((old & EXMAP_RES_LAZY) && exmap_quarantine_rescue(&frames[frame], page)) {
 		op->itf->counts.quarantine--;
 	} else {
 		ret = exmap_op_take_frame(op, page, &frame);
@@ -349,7 +349,7 @@ static void read_batch(struct exmap_region *region, struct exmap_io *io)
 static int hold(struct exmap_op *op, u64 page)
 {
 	struct exmap_io *io = container_of(op, struct exmap_io, op);
-	u32 word = *exmap_walk_word(&op->walk, page);
+	u32 word = READ_ONCE(*exmap_walk_word(&op->walk, page));
 
 	if (!EXMAP_RES_MAPPED(word))
 		return -ENOENT;

@@ -107,7 +107,8 @@ struct exmap_tlb {
  * struct exmap_chunk - 512 pages under one page table
  * @ptes: the table, or NULL when it has to be looked up (again)
  * @ptl: its lock, valid while @ptes is
- * @words: the chunk's part of the residency map
+ * @words: the chunk's part of the residency map; changed under @ptl, but for LAZY
+ *	words, which become 0 when their frame is retired
  * @exported: reference on the table's page, taken when it was exported
  *
  * Made at the first touch, dies with the region.  @ptes is cleared, with all

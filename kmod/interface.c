@@ -170,7 +170,7 @@ int exmap_interface_mmap(struct exmap_region *region, struct vm_area_struct *vma
 /* A read of an absent page, with EXMAP_FAULT_ZERO: a step. */
 static int map_zero_page(struct exmap_op *op, u64 page)
 {
-	if (EXMAP_RES_MAPPED(*exmap_walk_word(&op->walk, page)))
+	if (EXMAP_RES_MAPPED(READ_ONCE(*exmap_walk_word(&op->walk, page))))
 		return 0;
 	return exmap_pte_map_zero(&op->walk, page);
 }
@@ -178,7 +178,7 @@ static int map_zero_page(struct exmap_op *op, u64 page)
 /* Has somebody mapped it meanwhile?  A step. */
 static int look(struct exmap_op *op, u64 page)
 {
-	return EXMAP_RES_MAPPED(*exmap_walk_word(&op->walk, page)) ? 0 : -EFAULT;
+	return EXMAP_RES_MAPPED(READ_ONCE(*exmap_walk_word(&op->walk, page))) ? 0 : -EFAULT;
 }
 
 static bool page_busy(struct exmap_region *region, u64 page)

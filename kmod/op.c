@@ -114,10 +114,9 @@ static __always_inline void map_frame(struct exmap_op *op, u64 page, u32 *word, 
 	op->itf->counts.allocs++;
 }
 
-/* Map the frame that a page in quarantine has; 0 if it is not there any more. */
-static noinline int rescue(struct exmap_op *op, u64 page, u32 *word)
+/* Map the frame that a page in quarantine had; 0 if it is not there any more. */
+static noinline int rescue(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 {
-	u32 frame = EXMAP_RES_FRAME(*word);
 
 	if (!exmap_quarantine_rescue(&op->region->pool.frames[frame], page))
 		return 0;
@@ -130,14 +129,15 @@ static noinline int rescue(struct exmap_op *op, u64 page, u32 *word)
 static __always_inline int alloc_page_locked(struct exmap_op *op, u64 page)
 {
 	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 old = READ_ONCE(*word); /* LAZY may become 0 at any time */
 	u32 frame;
 	int ret;
 
-	if (EXMAP_RES_MAPPED(*word))
+	if (EXMAP_RES_MAPPED(old))
 		return 0;
-	if (unlikely(*word & EXMAP_RES_BUSY))
+	if (unlikely(old & EXMAP_RES_BUSY))
 		return -EAGAIN;
-	if ((*word & EXMAP_RES_LAZY) && rescue(op, page, word))
+	if ((old & EXMAP_RES_LAZY) && rescue(op, page, word, EXMAP_RES_FRAME(old)))
 		return 1;
 	ret = exmap_op_take_frame(op, page, &frame);
 	if (unlikely(ret))
@@ -175,10 +175,11 @@ static __always_inline unsigned int free_page_locked(struct exmap_op *op, u64 pa
 {
 	struct exmap_interface *itf = op->itf;
 	u32 *word = exmap_walk_word(&op->walk, page);
-	u32 frame = EXMAP_RES_FRAME(*word);
+	u32 old = READ_ONCE(*word);
+	u32 frame = EXMAP_RES_FRAME(old);
 	u64 bind;
 
-	if (unlikely(!EXMAP_RES_MAPPED(*word)))
+	if (unlikely(!EXMAP_RES_MAPPED(old)))
 		return 0;
 	exmap_pte_unmap(&op->walk, page);
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));

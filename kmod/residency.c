@@ -158,11 +158,17 @@ static int fill_block(struct exmap_region *region, const struct exmap_scan *scan
 	return 0;
 }
 
+static bool is_mapped(struct exmap_walk *walk, u64 page)
+{
+	return exmap_walk_to(walk, page) &&
+	       EXMAP_RES_MAPPED(READ_ONCE(*exmap_walk_word(walk, page)));
+}
+
 static void read_page(struct exmap_walk *walk, struct scan_block *block, unsigned int i)
 {
 	u64 page = block->pages[i];
 
-	if (!exmap_walk_to(walk, page) || !EXMAP_RES_MAPPED(*exmap_walk_word(walk, page)))
+	if (!is_mapped(walk, page))
 		return;
 	__set_bit(i, block->present);
 	if (exmap_pte_accessed(walk, page))
@@ -203,7 +209,7 @@ static int clear_block(struct exmap_region *region, struct scan_block *block, u6
 	for_each_set_bit(i, block->present, block->nr) {
 		u64 page = block->pages[i];
 
-		if (!exmap_walk_to(&walk, page) || !EXMAP_RES_MAPPED(*exmap_walk_word(&walk, page)))
+		if (!is_mapped(&walk, page))
 			continue;
 		if ((flags & EXMAP_SCAN_CLEAR_ACCESSED) && test_bit(i, block->accessed))
 			exmap_pte_clear_accessed(&walk, page);

@@ -10,7 +10,9 @@ SOURCES = Path(__file__).resolve().parents[1] / "c/abi"
 UAPI = Path(__file__).resolve().parents[2] / "kmod/uapi"
 SKIP = 77
 CASES = sorted(
-    name for path in SOURCES.glob("*.c") for name in re.findall(r"^CASE\((\w+)\)", path.read_text(), re.MULTILINE)
+    name
+    for path in SOURCES.glob("*.c")
+    for name in re.findall(r"^CASE\((\w+)\)", path.read_text(), re.MULTILINE)
 )
 
 

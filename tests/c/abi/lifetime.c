@@ -216,12 +216,14 @@ CASE(other_processes_read_and_write_by_process_vm_calls)
 	CHECK(r.mem[7 * PAGE + 55] == 99);
 }
 
+static volatile bool enough;
+
 static void *churn(void *arg)
 {
 	struct region *r = ((void **)arg)[0];
 	unsigned int id = (unsigned int)(long)((void **)arg)[1], seed = id, round;
 
-	for (round = 0;; round++) {
+	for (round = 0; !enough; round++) {
 		__u64 page = rand_r(&seed) % 1900;
 		__u64 flags = rand_r(&seed) & 1 ? EXMAP_FREE_LAZY : 0;
 
@@ -291,4 +293,6 @@ CASE(fork_while_threads_map_pages_does_no_harm)
 			_exit(0);
 		CHECK(waitpid(child, &status, 0) == child && !status);
 	}
+	enough = true;
+	CHECK(!pthread_join(thread, NULL));
 }

@@ -1,0 +1,87 @@
+"""make bench: run the benches in guests, hold them against the targets and the last committed figures.
+
+Instructions per operation, counted in an icount guest, do not depend on the
+host's load; they may not rise by more than a tenth.  The other figures are
+ratios of one run and are held against the targets of `exmapctl bench --check`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import kernels
+
+__all__ = ["TOLERANCE", "main", "regressions"]
+
+TOLERANCE = 1.10
+COMMITTED = kernels.ROOT / "docs/bench"
+METRIC = "instructions_per_op"
+Records = list[dict[str, Any]]
+
+
+def regressions(before: Records, after: Records) -> list[str]:
+    """Return the cases whose instructions per operation rose beyond the tolerance, or that are gone."""
+    old = {r["case"]: float(r["value"]) for r in before if r["metric"] == METRIC}
+    new = {r["case"]: float(r["value"]) for r in after if r["metric"] == METRIC}
+    ours = {case: value for case, value in old.items() if "how=m" not in case and "how=p" not in case}
+    worse = [f"{case}: not measured" for case in ours if case not in new]
+    worse += [
+        f"{case}: {value:.0f} instructions, now {new[case]:.0f}"
+        for case, value in ours.items()
+        if case in new and new[case] > value * TOLERANCE
+    ]
+    return worse
+
+
+def _run(bench: str, kernel: str, *options: str) -> tuple[Records, int]:
+    command = ["ci/vm", "run", "--kernel", kernel, "--memory", "6G", "--load", *options]
+    check = [] if "--icount" in options else ["--check"]
+    done = subprocess.run(
+        [*command, "--", "exmapctl", "bench", bench, "--json", *check],
+        cwd=kernels.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    try:
+        records: Records = json.loads(done.stdout)
+    except json.JSONDecodeError:
+        records = []
+    return records, done.returncode
+
+
+def _one(bench: str, kernel: str, update: bool) -> int:
+    file = COMMITTED / f"{bench}-{kernel}.json"
+    counted, _ = _run(bench, kernel, "--smp", "1", "--icount")
+    timed, missed = _run(bench, kernel)
+    if not counted or not timed:
+        print(f"bench {bench} on {kernel}: FAILED: no figures")
+        return 1
+    before: Records = json.loads(file.read_text())["counted"] if file.exists() else []
+    worse = regressions(before, counted)
+    for line in worse:
+        print(f"bench {bench} on {kernel}: WORSE: {line}")
+    print(f"bench {bench} on {kernel}: targets {'missed' if missed else 'met'}, {len(worse)} regressions")
+    if update:
+        COMMITTED.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"counted": counted, "timed": timed}, indent=1) + "\n")
+    return 1 if worse or missed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all benches on a kernel; return 0 if no target is missed and nothing got worse."""
+    parser = argparse.ArgumentParser(prog="ci/bench.py", description=__doc__)
+    parser.add_argument("--kernel", default="6.12")
+    parser.add_argument("--update", action="store_true", help="make these the committed figures")
+    args = parser.parse_args(argv)
+    return max(_one(bench, args.kernel, args.update) for bench in ("pages", "presence"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

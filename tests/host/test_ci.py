@@ -1,0 +1,159 @@
+"""The parts of ci/ that need no guest."""
+
+import subprocess
+from pathlib import Path
+
+import bench
+import kernels
+import lint
+import logscan
+import pytest
+import suite
+import vm
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: CPU: 1 PID: 77 at mm/memory.c:12 zap",
+        "BUG: Bad page state in process x pfn:123",
+        "BUG: KASAN: use-after-free in exmap_op_alloc",
+        "BUG: sleeping function called from invalid context",
+        "WARNING: possible circular locking dependency detected",
+        "Oops: 0000 [#1] PREEMPT SMP",
+        "exmap: leaked frames in region 3: 15 of 16 found",
+        "INFO: task abi:77 blocked for more than 120 seconds.",
+        "UBSAN: array-index-out-of-bounds in x",
+        "BUG: non-zero pgtables_bytes on freeing mm: 4096",
+    ],
+)
+def test_log_scanner_finds_trouble(line: str) -> None:
+    assert logscan.complaints([line]) == [line]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "exmap: loading out-of-tree module taints kernel.",
+        "exmap: module verification failed: signature and/or required key missing - tainting kernel",
+        "EXT4-fs (nvme1n1): mounted filesystem",
+        "hrtimer: interrupt took 16238320 ns",
+    ],
+)
+def test_log_scanner_lets_a_healthy_guest_pass(line: str) -> None:
+    assert not logscan.complaints([line])
+
+
+def test_missing_verdict_means_a_lost_guest(tmp_path: Path) -> None:
+    with pytest.raises(vm.LostGuest):
+        vm.read_verdict(tmp_path)
+    (tmp_path / "verdict").write_text("exit 3\n")
+    assert vm.read_verdict(tmp_path) == 3
+    (tmp_path / "verdict").write_text("setup insmod failed: no\n")
+    with pytest.raises(vm.GuestSetupFailed, match="insmod failed"):
+        vm.read_verdict(tmp_path)
+
+
+def command_of(guest: vm.Guest, tmp_path: Path) -> str:
+    kernel = kernels.Kernel("x", "6.1", Path("/boot/vmlinuz"), Path("/k"))
+    return " ".join(vm.vng_command(guest, kernel, tmp_path, kvm=True))
+
+
+def test_icount_means_one_cpu_without_kvm(tmp_path: Path) -> None:
+    command = command_of(vm.Guest(icount=True, smp=4), tmp_path)
+    assert "--cpus 1" in command
+    assert "--disable-kvm" in command
+    assert "-icount shift=0" in command
+
+
+def test_disks_and_iommu_become_devices(tmp_path: Path) -> None:
+    command = command_of(vm.Guest(nvme=("1M", "2M"), iommu=True), tmp_path)
+    assert command.count("-device nvme") == 2
+    assert "intel-iommu" in command
+    assert "--disable-kvm" not in command
+    assert [p.stat().st_size for p in sorted(tmp_path.glob("*.img"))] == [2**20, 2**21]
+
+
+def test_every_kernel_of_the_matrix_has_a_source() -> None:
+    assert {"6.1", "6.12", "debug"} <= set(kernels.matrix())
+    for entry in kernels.matrix().values():
+        assert "prebuilt" in entry or {"release", "pattern", "suite"} <= set(entry)
+
+
+def test_unknown_kernel_is_named_with_those_that_exist() -> None:
+    with pytest.raises(kernels.KernelMissing, match=r"6\.12"):
+        kernels.find("2.4")
+
+
+def test_installed_kernels_are_those_with_image_and_headers_newest_last(tmp_path: Path) -> None:
+    modules, boot = tmp_path / "modules", tmp_path / "boot"
+    boot.mkdir()
+    for release in ("6.1.0-9-amd64", "6.1.0-10-amd64", "6.1.0-11-amd64"):
+        (modules / release / "build").mkdir(parents=True)
+        if "11" not in release:
+            (boot / f"vmlinuz-{release}").touch()
+    assert kernels.installed("6.1.0-*-amd64", modules, boot) == ["6.1.0-9-amd64", "6.1.0-10-amd64"]
+
+
+def test_missing_or_cut_results_count_as_a_failure(tmp_path: Path) -> None:
+    outcome = suite.Outcome("x")
+    suite.read_junit(tmp_path / "none.xml", outcome)
+    (tmp_path / "cut.xml").write_text("<testsuites><testsuite>")
+    suite.read_junit(tmp_path / "cut.xml", outcome)
+    assert outcome.failed == 2
+
+
+def test_results_are_counted(tmp_path: Path) -> None:
+    report = tmp_path / "junit.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="a" name="b"/><testcase classname="a" name="c"><failure/>'
+        '</testcase><testcase classname="a" name="d"><skipped/></testcase></testsuite></testsuites>'
+    )
+    outcome = suite.Outcome("x")
+    suite.read_junit(report, outcome)
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (1, 1, 1)
+    assert outcome.failures == ["a::c"]
+
+
+def test_function_lengths_are_counted_in_lines() -> None:
+    text = (
+        "static int a(int b)\n{\n\treturn b;\n}\n\n"
+        "int long_one(int b,\n\t     int c)\n{\n\tb++;\n\tc++;\n\treturn b;\n}\n"
+    )
+    assert lint.function_lengths(text) == {"a": 3, "long_one": 5}
+
+
+def record(case: str, value: float) -> dict[str, object]:
+    return {"bench": "pages", "case": case, "metric": "instructions_per_op", "value": value}
+
+
+def test_bench_reports_what_got_more_than_a_tenth_worse() -> None:
+    before = [record("vector=1", 100.0), record("vector=64", 100.0), record("vector=2", 5.0)]
+    after = [record("vector=1", 109.0), record("vector=64", 111.0)]
+    assert bench.regressions(before, after) == [
+        "vector=2: not measured",
+        "vector=64: 100 instructions, now 111",
+    ]
+
+
+def test_ci_vm_without_a_command_is_a_usage_error() -> None:
+    done = subprocess.run([ROOT / "ci/vm", "run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no command" in done.stderr
+
+
+@pytest.mark.slow
+def test_guest_passes_output_and_exit_code_through() -> None:
+    command = [ROOT / "ci/vm", "run", "--kernel", "6.1", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "out\n")
+    assert "err\n" in done.stderr
+
+
+@pytest.mark.slow
+def test_guest_that_panics_is_lost() -> None:
+    command = [ROOT / "ci/vm", "run", "--kernel", "6.1", "--", "sh", "-c", "echo c >/proc/sysrq-trigger"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == vm.EXIT_LOST
