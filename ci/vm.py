@@ -133,7 +133,11 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
     command = [_vng(), "--run", str(kernel.image), *_FIXED]
     if not kvm:
         command.append("--disable-kvm")
-    command += ["--cpus", str(smp), "--memory", guest.memory, f"--rwdir={out}"]
+    command += ["--cpus", str(smp), "--memory", guest.memory]
+    if kernels.ROOT.is_relative_to("/tmp") or kernels.ROOT.is_relative_to("/var/tmp"):
+        # the guest has an empty file system of its own there
+        command.append(f"--rodir={kernels.ROOT}")
+    command.append(f"--rwdir={out}")
     for option in append:
         command += ["--append", option]
     if qemu:
