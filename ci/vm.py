@@ -284,8 +284,8 @@ def run(
 ) -> Result:
     """Boot a guest, run a command in it, pass its output through, and return what became of it.
 
-    out is an empty directory below the project's root (the guest has overlays
-    elsewhere); what the command writes to $EXMAP_OUT is found there afterwards.
+    out is an empty directory outside of the work tree; what the command writes to
+    $EXMAP_OUT is found there afterwards.
 
     :raises LostGuest: no verdict within the time limit.
     :raises GuestSetupFailed: the module could not be loaded or unloaded.
@@ -321,9 +321,7 @@ def run(
 @contextlib.contextmanager
 def results_directory() -> Iterator[Path]:
     """Yield an empty directory that a guest can write to; gone afterwards."""
-    parent = kernels.ROOT / "build"
-    parent.mkdir(exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="vm-", dir=parent))
+    path = Path(tempfile.mkdtemp(prefix="exmap-vm-"))
     try:
         yield path
     finally:
