@@ -117,7 +117,6 @@ static __always_inline void map_frame(struct exmap_op *op, u64 page, u32 *word, 
 /* Map the frame that a page in quarantine had; 0 if it is not there any more. */
 static noinline int rescue(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 {
-
 	if (!exmap_quarantine_rescue(&op->region->pool.frames[frame], page))
 		return 0;
 	op->itf->counts.quarantine--;
