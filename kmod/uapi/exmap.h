@@ -113,7 +113,8 @@
  * WHAT THE KERNEL DOES TO A REGION
  *
  *	munmap		of all of it: every page is freed, the region is dead
- *	munmap		of a part, or MAP_FIXED over a part: EINVAL
+ *	munmap		of a part: EINVAL; MAP_FIXED over a part: EINVAL or,
+ *			before 6.3, ENOMEM; nothing changes
  *	madvise		MADV_DONTNEED means FREE; MADV_FREE gives EINVAL, others
  *			do nothing or fail
  *	mremap		EBUSY or EFAULT, nothing moves

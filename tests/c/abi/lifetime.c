@@ -49,7 +49,9 @@ CASE(munmap_of_a_part_is_refused)
 	FAILS(munmap(r.mem, PAGE), EINVAL);
 	FAILS(munmap(r.mem + 512 * PAGE, 512 * PAGE), EINVAL);
 	CHECK(mmap(r.mem + 5 * PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-	      MAP_FAILED && errno == EINVAL);
+	      MAP_FAILED);
+	/* mmap of 6.1 hides the reason */
+	CHECK(errno == EINVAL || errno == ENOMEM);
 	check_filled(&r);
 }
 
