@@ -11,7 +11,7 @@ _BAD = re.compile(
     | Bad\ page | Bad\ rss-counter | bad\ pmd | bad\ pte | non-zero\ pgtables_bytes
     | KASAN: | KCSAN: | UBSAN: | kmemleak:\ \d+\ new
     | possible\ (circular\ locking|recursive\ locking|deadlock) | inconsistent\ lock\ state
-    | suspicious\ RCU | sleeping\ function\ called | scheduling\ while\ atomic | MAX_LOCK_DEPTH
+    | suspicious\ RCU | sleeping\ function\ called | scheduling\ while\ atomic | MAX_LOCK_DEPTH\ too\ low
     | blocked\ for\ more\ than | soft\ lockup | hard\ LOCKUP | rcu.*detected\ stalls
     | Kernel\ panic | VM_FAULT_OOM\ leaked | exmap:\ .*leak
     """,

@@ -40,6 +40,7 @@ def test_log_scanner_finds_trouble(line: str) -> None:
         "exmap: module verification failed: signature and/or required key missing - tainting kernel",
         "EXT4-fs (nvme1n1): mounted filesystem",
         "hrtimer: interrupt took 16238320 ns",
+        "... MAX_LOCK_DEPTH:          48",
     ],
 )
 def test_log_scanner_lets_a_healthy_guest_pass(line: str) -> None:
