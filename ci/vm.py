@@ -363,6 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         load=args.load,
         timeout=args.timeout,
     )
+    # end the guest, rather than leave it behind, when we are told to go
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     log = args.log or kernels.ROOT / "build" / f"vm-{args.kernel}.log"
     try:
         with results_directory() as out:
