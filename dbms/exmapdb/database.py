@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -17,7 +16,6 @@ from exmapdb._core import ffi, lib
 from exmapdb.catalog import Catalog
 from exmapdb.errors import (
     BackendUnavailableError,
-    DatabaseClosedError,
     NotADatabaseError,
     StorageError,
     UncleanShutdownError,
@@ -26,6 +24,7 @@ from exmapdb.errors import (
 from exmapdb.schema import Field, Schema
 from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
 from exmapdb.table import Table, make_layout
+from exmapdb.workers import Worker, WorkerPool
 
 __all__ = ["Backend", "Database", "Stats", "open_database", "parse_size"]
 
@@ -71,19 +70,6 @@ class Stats:
         """Return the share of fixes that found their page resident; 1.0 if there was none."""
         fixes = self.hits + self.misses
         return self.hits / fixes if fixes else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A channel into the native core, for one thread at a time."""
-
-    index: int
-    handle: Any
-
-    @property
-    def error_page(self) -> int:
-        """Return the page that the last failure was about."""
-        return int(lib.exdb_error_page(self.handle))
 
 
 def parse_size(size: int | str) -> int:
@@ -176,10 +162,8 @@ class Database:
     def __init__(self, backing: Backing, handle: Any, workers: int) -> None:
         self._backing = backing
         self._handle = handle
-        self._nr_workers = workers
-        self._idle: SimpleQueue[Worker | None] = SimpleQueue()
-        for index in range(workers):
-            self._idle.put(Worker(index, lib.exdb_worker_at(handle, index)))
+        self._closed = False
+        self._workers = WorkerPool([Worker(i, lib.exdb_worker_at(handle, i)) for i in range(workers)])
         self._lock = threading.RLock()
         self._tables: dict[str, Table] = {}
         self._catalog = Catalog(self)
@@ -192,7 +176,7 @@ class Database:
     @property
     def closed(self) -> bool:
         """Return whether the database has been closed."""
-        return self._handle is None
+        return self._closed
 
     def __repr__(self) -> str:
         return f"<Database {self.path!r}{' (closed)' if self.closed else ''}>"
@@ -244,16 +228,13 @@ class Database:
         StorageError if the checkpoint failed; the database is closed all the same.
         """
         with self._lock:
-            if self._handle is None:
+            if self._closed:
                 return
-            handle, self._handle = self._handle, None
-            workers = [self._idle.get() for _ in range(self._nr_workers)]
-            self._idle.put(None)
-            worker = workers[0]
-            assert worker is not None
+            self._closed = True
+            worker = self._workers.close()
             code = lib.exdb_checkpoint(worker.handle)
             page = worker.error_page
-            lib.exdb_close(handle)
+            lib.exdb_close(self._handle)
             os.close(self._backing.fd)
         if code:
             raise self.error(code, page)
@@ -272,13 +253,11 @@ class Database:
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
         """Lend a channel into the native core, waiting for one if need be. DatabaseClosedError."""
-        worker = self._idle.get()
+        worker = self._workers.take()
         try:
-            if worker is None:
-                raise DatabaseClosedError
             yield worker
         finally:
-            self._idle.put(worker)
+            self._workers.give(worker)
 
     def error(self, code: int, page: int) -> StorageError:
         """Make the exception for a negative result of the native core."""

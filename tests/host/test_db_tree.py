@@ -164,6 +164,32 @@ def test_threads_insert_and_read_one_table(tmp_path: Path) -> None:
         assert db.stats().evicted > 0
 
 
+def test_closing_waits_for_other_threads_and_turns_them_away(tmp_path: Path) -> None:
+    for _ in range(20):
+        db = exmapdb.open(tmp_path / "t.exdb", memory="512KiB", backend="posix", workers=2, flag="n")
+        table = db.create_table("t", {"k": "int64"}, key="k")
+        table.insert_many({"k": np.arange(100)})
+        turned_away = []
+        started = threading.Barrier(5)
+
+        def work(table: exmapdb.Table, started: threading.Barrier, turned_away: list[int]) -> None:
+            started.wait()
+            try:
+                while True:
+                    assert table.count() == 100
+            except exmapdb.DatabaseClosedError:
+                turned_away.append(1)
+
+        threads = [threading.Thread(target=work, args=(table, started, turned_away)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        started.wait()
+        db.close()
+        for thread in threads:
+            thread.join()
+        assert len(turned_away) == 4
+
+
 @pytest.mark.slow
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=batches)

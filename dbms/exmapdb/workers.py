@@ -1,0 +1,83 @@
+"""Channels into the native core, lent to one thread at a time."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exmapdb._core import lib
+from exmapdb.errors import DatabaseClosedError
+
+__all__ = ["Worker", "WorkerPool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A channel into the native core: an exmap interface and its counters."""
+
+    index: int
+    handle: Any
+
+    @property
+    def error_page(self) -> int:
+        """Return the page that the last failure was about."""
+        return int(lib.exdb_error_page(self.handle))
+
+
+class WorkerPool:
+    """The idle workers, the last one used on top: its interface's frame cache is warm."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._size = len(workers)
+        self._idle = list(workers)
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._closed = False
+
+    def take(self) -> Worker:
+        """Take a worker, waiting for one if need be. DatabaseClosedError."""
+        if not self._closed:
+            try:
+                # list.pop and list.append are atomic: most calls take no lock
+                return self._idle.pop()
+            except IndexError:
+                pass
+        return self._wait()
+
+    def give(self, worker: Worker) -> None:
+        """Give a worker back."""
+        self._idle.append(worker)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+
+    def close(self) -> Worker:
+        """Turn everybody away, wait until all workers are back, and return one of them."""
+        with self._changed:
+            self._closed = True
+            self._waiting += 1
+            self._changed.notify_all()
+            # all of them are taken, so that nobody can slip in behind the flag
+            taken = [self._pop_or_wait() for _ in range(self._size)]
+            return taken[0]
+
+    def _wait(self) -> Worker:
+        with self._changed:
+            self._waiting += 1
+            try:
+                while not self._closed:
+                    try:
+                        return self._idle.pop()
+                    except IndexError:
+                        # who gives one back after this look sees that we wait
+                        self._changed.wait()
+            finally:
+                self._waiting -= 1
+        raise DatabaseClosedError
+
+    def _pop_or_wait(self) -> Worker:
+        while True:
+            try:
+                return self._idle.pop()
+            except IndexError:
+                self._changed.wait()
