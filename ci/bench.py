@@ -16,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import kernels
+import processes
 
 __all__ = ["TOLERANCE", "main", "regressions"]
 
@@ -42,18 +43,14 @@ def regressions(before: Records, after: Records) -> list[str]:
 def _run(bench: str, kernel: str, *options: str) -> tuple[Records, int]:
     command = ["ci/vm", "run", "--kernel", kernel, "--memory", "6G", "--load", *options]
     check = [] if "--icount" in options else ["--check"]
-    done = subprocess.run(
-        [*command, "--", "exmapctl", "bench", bench, "--json", *check],
-        cwd=kernels.ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    command += ["--", "exmapctl", "bench", bench, "--json", *check]
+    with processes.process_group(command, cwd=kernels.ROOT, output=subprocess.PIPE) as process:
+        output, _ = process.communicate()
     try:
-        records: Records = json.loads(done.stdout)
+        records: Records = json.loads(output)
     except json.JSONDecodeError:
         records = []
-    return records, done.returncode
+    return records, process.returncode
 
 
 def _one(bench: str, kernel: str, update: bool) -> int:
@@ -80,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kernel", default="6.12")
     parser.add_argument("--update", action="store_true", help="make these the committed figures")
     args = parser.parse_args(argv)
+    processes.exit_on_signals()
     return max(_one(bench, args.kernel, args.update) for bench in ("pages", "presence"))
 
 

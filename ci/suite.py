@@ -6,9 +6,9 @@ N skipped", a lost guest and a failed linter being failures.
 
 import argparse
 import os
-import subprocess
 import sys
 import time
+import traceback
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import kernels
 import lint
+import processes
 import vm
 
 __all__ = ["Outcome", "main", "read_junit"]
@@ -76,10 +77,10 @@ def run_host(outcome: Outcome) -> None:
     """Run tests/host on this machine."""
     report = kernels.ROOT / "build/junit-host.xml"
     report.unlink(missing_ok=True)
-    done = subprocess.run(_pytest("tests/host", f"--junitxml={report}"), cwd=kernels.ROOT, check=False)
+    returncode = processes.run(_pytest("tests/host", f"--junitxml={report}"), cwd=kernels.ROOT)
     read_junit(report, outcome)
-    if done.returncode and not outcome.failed:
-        outcome.fail(f"pytest ended with {done.returncode}")
+    if returncode and not outcome.failed:
+        outcome.fail(f"pytest ended with {returncode}")
 
 
 def run_vm(outcome: Outcome, kernel: str) -> None:
@@ -100,11 +101,7 @@ def run_vm(outcome: Outcome, kernel: str) -> None:
         outcome.fail(f"the suite ended with {result.returncode}")
 
 
-def run_part(part: str) -> Outcome:
-    """Run one part by name."""
-    outcome = Outcome(part)
-    begin = time.monotonic()
-    print(f"\n=== {part}", flush=True)
+def _run_part(part: str, outcome: Outcome) -> None:
     if part == "lint":
         run_lint(outcome)
     elif part == "host":
@@ -113,6 +110,18 @@ def run_part(part: str) -> Outcome:
         run_vm(outcome, part.removeprefix("vm:"))
     else:
         outcome.fail(f"no part {part!r}")
+
+
+def run_part(part: str) -> Outcome:
+    """Run one part by name; whatever it raises is a failure of that part."""
+    outcome = Outcome(part)
+    begin = time.monotonic()
+    print(f"\n=== {part}", flush=True)
+    try:
+        _run_part(part, outcome)
+    except Exception as error:  # the other parts still run, and the summary says so
+        traceback.print_exc()
+        outcome.fail(f"{type(error).__name__}: {error}")
     outcome.seconds = time.monotonic() - begin
     return outcome
 
@@ -122,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ci/suite.py", description=__doc__)
     parser.add_argument("parts", nargs="+")
     args = parser.parse_args(argv)
+    processes.exit_on_signals()
     os.chdir(kernels.ROOT)
     (kernels.ROOT / "build").mkdir(exist_ok=True)
     outcomes = [run_part(part) for part in args.parts]

@@ -13,12 +13,12 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -27,8 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import kernels
 import logscan
+import processes
 
 __all__ = ["Guest", "GuestError", "GuestSetupFailed", "LostGuest", "Result", "kvm_works", "main", "run"]
+
+Process = subprocess.Popen[bytes]
 
 EXIT_BAD_LOG = 123
 EXIT_SETUP = 124
@@ -163,49 +166,12 @@ def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]
     return values | guest.environment
 
 
-@contextlib.contextmanager
-def _process(command: Sequence[str], output: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a process group of its own, of which nothing survives."""
+def _process(command: Sequence[str], output: int | IO[bytes]) -> AbstractContextManager[Process]:
     # vng starts its helpers by name
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"PATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+    return processes.process_group(
+        command, output=output, errors=subprocess.STDOUT, env=os.environ | {"PATH": path}
     )
-    try:
-        yield process
-    finally:
-        _end_group(process.pid)
-        process.wait()
-
-
-def _end_group(group: int) -> None:
-    for number, patience in ((0, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
-        with contextlib.suppress(ProcessLookupError):
-            if number:
-                os.killpg(group, number)
-        limit = time.monotonic() + patience
-        while time.monotonic() < limit:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(-group, os.WNOHANG)
-            try:
-                os.killpg(group, 0)
-            except ProcessLookupError:
-                return
-            if number == 0 and not _exited(group):
-                break
-            time.sleep(0.05)
-
-
-def _exited(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @contextlib.contextmanager
@@ -243,7 +209,7 @@ class _Tail:
             self._stream.flush()
 
 
-def _wait(process: subprocess.Popen[bytes], out: Path, limit: float, tails: Sequence[_Tail]) -> None:
+def _wait(process: Process, out: Path, limit: float, tails: Sequence[_Tail]) -> None:
     """Pass output on until there is a verdict or the guest is gone."""
     while time.monotonic() < limit:
         for tail in tails:
@@ -363,8 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         load=args.load,
         timeout=args.timeout,
     )
-    # end the guest, rather than leave it behind, when we are told to go
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    processes.exit_on_signals()
     log = args.log or kernels.ROOT / "build" / f"vm-{args.kernel}.log"
     try:
         with results_directory() as out:

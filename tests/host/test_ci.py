@@ -1,12 +1,18 @@
 """The parts of ci/ that need no guest."""
 
+import os
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import bench
 import kernels
 import lint
 import logscan
+import processes
 import pytest
 import suite
 import vm
@@ -118,6 +124,20 @@ def test_results_are_counted(tmp_path: Path) -> None:
     assert outcome.failures == ["a::c"]
 
 
+def test_a_part_that_raises_has_failed_and_the_summary_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_such_tool() -> str | None:
+        raise FileNotFoundError("no such tool")
+
+    monkeypatch.setattr(lint, "CHECKS", (lint.Check("x", lambda: None), lint.Check("y", no_such_tool)))
+    monkeypatch.setattr(processes, "exit_on_signals", lambda: None)
+    assert suite.main(["lint", "nothing"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert "    FAILED FileNotFoundError: no such tool" in printed
+    assert printed[-1] == "1 passed, 2 failed, 0 skipped"
+
+
 def test_function_lengths_are_counted_in_lines() -> None:
     text = (
         "static int a(int b)\n{\n\treturn b;\n}\n\n"
@@ -139,6 +159,27 @@ def test_bench_reports_what_got_more_than_a_tenth_worse() -> None:
     ]
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_processes_that_were_started(tmp_path: Path, number: signal.Signals) -> None:
+    pids = tmp_path / "pids"
+    program = (
+        "import processes; processes.exit_on_signals();"
+        f"processes.run(['sh', '-c', 'sleep 99 & echo $$ $! >{pids}.new; mv {pids}.new {pids}; sleep 99'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT / "ci")
+    wait_for(pids.exists)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert not [pid for pid in pids.read_text().split() if Path("/proc", pid).exists()]
+
+
 def test_ci_vm_without_a_command_is_a_usage_error() -> None:
     done = subprocess.run([ROOT / "ci/vm", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -158,3 +199,23 @@ def test_guest_that_panics_is_lost() -> None:
     command = [ROOT / "ci/vm", "run", "--kernel", "6.1", "--", "sh", "-c", "echo c >/proc/sysrq-trigger"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == vm.EXIT_LOST
+
+
+@pytest.mark.slow
+def test_the_suite_takes_its_guest_with_it(tmp_path: Path) -> None:
+    def guests() -> list[str]:
+        found = subprocess.run(
+            ["pgrep", "-f", f"qemu.*{tmp_path}"], capture_output=True, text=True, check=False
+        )
+        return found.stdout.split()
+
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "ci/suite.py", "vm:6.12"], cwd=ROOT, env=environment)
+    try:
+        wait_for(lambda: bool(guests()), seconds=900)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert not guests()
+        assert not list(tmp_path.iterdir())
+    finally:
+        process.terminate()
