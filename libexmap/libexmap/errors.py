@@ -1,7 +1,9 @@
 """Errors, each with its errno and what to do next."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 __all__ = [
     "BeyondBacking",
@@ -18,6 +20,7 @@ __all__ = [
     "RegionClosed",
     "RegionDead",
     "error_of",
+    "no_overflow",
 ]
 
 
@@ -120,3 +123,12 @@ _BY_ERRNO: dict[int, type[ExmapError]] = {
 def error_of(number: int, what: str, done: int = 0) -> ExmapError:
     """Return the exception for a positive errno."""
     return _BY_ERRNO.get(number, ExmapError)(number, what, done)
+
+
+@contextlib.contextmanager
+def no_overflow(what: str) -> Iterator[None]:
+    """Raise InvalidArgument for a number that the C type of an argument cannot hold."""
+    try:
+        yield
+    except OverflowError as error:
+        raise InvalidArgument(errno.EINVAL, f"{what}: {error}") from None

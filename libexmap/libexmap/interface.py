@@ -1,5 +1,6 @@
 """An interface: the channel of one thread to a region."""
 
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libexmap._ffi import ffi, lib
-from libexmap.errors import InvalidArgument, error_of
+from libexmap.errors import InvalidArgument, OutsideRegion, error_of, no_overflow
 from libexmap.handle import Handle
 
 __all__ = ["Interface", "Pages"]
@@ -18,14 +19,17 @@ Pages = int | range | Iterable[int] | NDArray[np.uint64]
 def _vector(pages: Pages) -> NDArray[np.uint64]:
     if isinstance(pages, int):
         pages = range(pages, pages + 1)
-    if isinstance(pages, range):
-        array = np.arange(pages.start, pages.stop, pages.step, dtype=np.int64)
-    elif isinstance(pages, np.ndarray) and pages.dtype == np.uint64:
-        return np.ascontiguousarray(pages)
-    else:
-        array = np.fromiter(pages, dtype=np.int64)
+    try:
+        if isinstance(pages, range):
+            array = np.arange(pages.start, pages.stop, pages.step, dtype=np.int64)
+        elif isinstance(pages, np.ndarray) and pages.dtype == np.uint64:
+            return np.ascontiguousarray(pages)
+        else:
+            array = np.fromiter(pages, dtype=np.int64)
+    except OverflowError:
+        raise OutsideRegion(errno.EFAULT, "a page number of more than 63 bits") from None
     if array.size and int(array.min()) < 0:
-        raise InvalidArgument(22, "page numbers are not negative")
+        raise InvalidArgument(errno.EINVAL, "page numbers are not negative")
     return array.astype(np.uint64)
 
 
@@ -92,7 +96,7 @@ class Interface:
 
         :raises InvalidArgument: no such opcode, length or flag.
         """
-        with self._handle.use() as ex:
+        with self._handle.use() as ex, no_overflow("action"):
             ret = lib.exmap_action(ex, self.number, opcode, length, flags)
         if ret < 0:
             raise error_of(-ret, "action")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libexmap._ffi import ffi, lib
-from libexmap.errors import DeviceUnavailable, InvalidArgument, OutsideRegion, error_of
+from libexmap.errors import DeviceUnavailable, InvalidArgument, OutsideRegion, error_of, no_overflow
 from libexmap.handle import Handle
 from libexmap.interface import Interface, Pages, _vector
 from libexmap.types import Backend, Counters, Info, Scan
@@ -81,7 +81,7 @@ class Region:
         if not (0 < pages <= lib.EXMAP_REGION_MAX_PAGES and 0 < pool <= lib.EXMAP_POOL_MAX_PAGES):
             raise InvalidArgument(errno.EINVAL, f"pages={pages}, pool={pool}")
         out = ffi.new("struct exmap **")
-        with _backing_fd(backing) as fd:
+        with _backing_fd(backing) as fd, no_overflow("open"):
             config = ffi.new("struct exmap_config *")
             config.backend = _BACKENDS[Backend(backend)]
             config.interfaces = interfaces
@@ -192,8 +192,9 @@ class Region:
 
         :raises PoolExhausted: it cannot grow that far.
         :raises PoolBusy: not enough frames are free to shrink it.
+        :raises InvalidArgument: no pool has that size.
         """
-        with self._handle.use() as ex:
+        with self._handle.use() as ex, no_overflow("resize"):
             self._check(lib.exmap_resize(ex, pool), "resize")
 
     def tune(self, flush_threshold: int = 0) -> int:
@@ -202,7 +203,8 @@ class Region:
         :raises InvalidArgument: more than EXMAP_FLUSH_THRESHOLD_MAX.
         """
         tune = ffi.new("struct exmap_tune *")
-        tune.flush_threshold = flush_threshold
+        with no_overflow("tune"):
+            tune.flush_threshold = flush_threshold
         with self._handle.use() as ex:
             self._check(lib.exmap_tune(ex, tune), "tune")
         return int(tune.flush_threshold)
