@@ -47,6 +47,7 @@ class Stats:
     hits, misses: fixes that found the page resident, or read it.  prefetched: pages read ahead of a
     scan.  evicted, eviction_batches: pages that lost their frame, and vectors of them.  tlb_flushes,
     rescues: as counted by exmap (the posix backend counts its flushes, which are not TLB flushes).
+    allocated_pages: the file's length; free_pages: of them, those that nothing uses.
     """
 
     backend: str
@@ -64,6 +65,7 @@ class Stats:
     resident_pages: int
     region_pages: int
     allocated_pages: int
+    free_pages: int
 
     @property
     def hit_rate(self) -> float:

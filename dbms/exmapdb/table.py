@@ -183,6 +183,36 @@ class Table:
         """Insert one row; slow, see insert_many."""
         self.insert_many({name: [value] for name, value in row.items()}, replace)
 
+    def delete_many(self, keys: Mapping[str, Any] | Batch) -> int:
+        """Delete the rows with these keys, and return how many there were.
+
+        keys: the key's columns, as for insert_many; other columns are ignored, so that what a scan
+        yields will do.  Pages that become empty serve later inserts; the file does not shrink.
+        Raises SchemaError, InvalidValueError and NullViolationError before anything is changed;
+        StorageError when some rows may be gone already.
+        """
+        given = keys.columns if isinstance(keys, Batch) else keys
+        unknown = set(given) - set(self._schema.names)
+        missing = set(self._schema.key) - set(given)
+        if unknown or missing:
+            raise SchemaError(f"not the key of {self._name!r}: {', '.join(sorted(unknown | missing))}")
+        vectors, keep, rows = self._input({name: given[name] for name in self._schema.key}, key_only=True)
+        deleted = ffi.new("uint64_t *")
+        with self._database.worker() as worker:
+            code = lib.exdb_table_delete(worker.handle, self._layout, self._root, vectors, rows, deleted)
+            del keep
+            if code:
+                self._raise(code, worker.error_page, 0)
+        return int(deleted[0])
+
+    def delete(self, key: Key) -> bool:
+        """Delete the row with this key (a tuple, if it has several columns); return whether there was one."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if len(parts) != len(self._key_types):
+            raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {key!r}")
+        columns = {name: [part] for name, part in zip(self._schema.key, parts, strict=True)}
+        return self.delete_many(columns) == 1
+
     def get(self, key: Key) -> dict[str, Any] | None:
         """Return the row with this key (a tuple, if it has several columns), or None.
 
@@ -210,8 +240,9 @@ class Table:
         columns: Sequence[str] | None = None,
         batch_rows: int = BATCH_ROWS,
         prefetch: int = PREFETCH_PAGES,
+        reverse: bool = False,
     ) -> Iterator[Batch]:
-        """Iterate in the key's order over batches of the rows with low <= key < high.
+        """Iterate in the key's order, or the reverse of it, over batches of the rows with low <= key < high.
 
         low, high: None for no bound; tuples compare as Python's do, so the first columns of the key
         suffice.  columns: names, None for all.  batch_rows: rows in a batch at most.  prefetch: leaves
@@ -223,7 +254,7 @@ class Table:
         if unknown or not 0 <= prefetch <= PREFETCH_PAGES or batch_rows < 1:
             raise SchemaError(f"no columns {sorted(unknown)}, or prefetch or batch_rows out of range")
         bounds = [ffi.NULL if bound is None else self._key(bound) for bound in (low, high)]
-        scan = lib.exdb_scan_new(self._layout, self._root, *bounds, prefetch)
+        scan = lib.exdb_scan_new(self._layout, self._root, *bounds, prefetch, reverse)
         if not scan:
             raise self._database.error(-errno.ENOMEM, 0)
         return self._batches(ffi.gc(scan, lib.exdb_scan_free), names, batch_rows)
@@ -263,7 +294,7 @@ class Table:
         if code:
             raise InvalidValueError(f"{tuple(parts)!r} cannot be a key: it is too long, or NaN")
 
-    def _input(self, given: Mapping[str, Any]) -> tuple[Any, list[Any], int]:
+    def _input(self, given: Mapping[str, Any], key_only: bool = False) -> tuple[Any, list[Any], int]:
         """Return vectors for the native core, what keeps their memory, and the number of rows."""
         unknown = set(given) - set(self._schema.names)
         if unknown:
@@ -281,6 +312,8 @@ class Table:
         keep: list[Any] = []
         for field, vector in zip(self._schema.fields, vectors, strict=True):
             column = columns.get(field.name)
+            if column is None and key_only:
+                continue
             if column is None:
                 column = _nulls(field.type, rows)
             _check_nulls(field, column)

@@ -3,9 +3,10 @@
  * A clustered B+-tree: the rows lie in its leaves.  Its root page never moves.
  *
  * Readers and writers descend with shared latches, one or two at a time, and
- * latch the leaf as they need it.  Who finds a leaf full lets go and descends
- * again with exclusive latches, splitting every full page on the way down, so
- * that a split never has to climb.
+ * latch the leaf as they need it.  Who finds a leaf full, or leaves one nearly
+ * empty, lets go and descends again with exclusive latches, splitting every
+ * full page or mending every underfull one on the way down, so that neither has
+ * to climb.
  */
 #ifndef EXDB_BTREE_H
 #define EXDB_BTREE_H
@@ -43,18 +44,22 @@ typedef int (*btree_row_fn)(void *arg, const struct btree_row *row);
 /**
  * struct btree_cursor - where a scan is; holds no latch between calls
  * @root: of the tree
- * @next: rows from this key on have not been seen
- * @high: stop before this key, if @bounded
+ * @low: rows before this key have been seen, or are not wanted
+ * @high: nor are, if @bounded, those from this key on
  * @bounded: see @high
+ * @reverse: from the greatest key to the least
  * @done: nothing is left
+ * @ahead: leaves to the left that have been read ahead
  * @prefetch: leaves to read ahead, 0 for none
  */
 struct btree_cursor {
 	uint64_t root;
-	struct exdb_key next;
+	struct exdb_key low;
 	struct exdb_key high;
 	bool bounded;
+	bool reverse;
 	bool done;
+	unsigned int ahead;
 	unsigned int prefetch;
 };
 
@@ -67,11 +72,19 @@ int btree_create(struct exdb_worker *w, uint64_t *root);
 int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
 		 size_t n, bool replace, size_t *done);
 
+/* Remove what there is of keys that are sorted; *removed is the number of rows that went. */
+int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys, size_t n,
+		 size_t *removed);
+
 /* Call @fn for the row with this key; -ENOENT if there is none. */
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		 btree_row_fn fn, void *arg);
 
-/* Call @fn for the rows from the cursor on, in order, until it stops or the end. */
+/* Call @fn for the rows from the cursor on, in its order, until it stops or the end. */
 int btree_scan(struct exdb_worker *w, struct btree_cursor *cursor, btree_row_fn fn, void *arg);
+
+/* scan_reverse.c: the same for the rows of one leaf, backwards. */
+int btree_scan_leaf_reverse(struct exdb_worker *w, struct btree_cursor *cursor, btree_row_fn fn,
+			    void *arg);
 
 #endif /* EXDB_BTREE_H */

@@ -211,7 +211,7 @@ void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty)
 }
 
 /* A page number is lost if it cannot be given a frame; it will be written as it is by nobody. */
-int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out)
+static int allocate_next(struct exdb_worker *w, uint64_t *page, void **out)
 {
 	struct exdb *db = w->db;
 	uint64_t number;
@@ -238,6 +238,15 @@ int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out)
 	*page = number;
 	*out = exmap_page(db->ex, number);
 	return 0;
+}
+
+int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out)
+{
+	int ret = free_list_take(w, page, out);
+
+	if (ret)
+		return ret < 0 ? ret : 0;
+	return allocate_next(w, page, out);
 }
 
 static int compare_pages(const void *a, const void *b)

@@ -60,11 +60,14 @@ struct exdb_worker {
  * @prefetch: leaves that a scan may read ahead
  * @hand: the clock's hand
  * @next_page: the first page that was never allocated
+ * @free_page: the first page of the free list, 0 for none; protected by @free_lock
+ * @nr_free: its length; protected by @free_lock
  * @backing_fd: the caller's
  * @checkpoints: that were made
  * @clean: the backing says that the database was closed; protected by @meta_lock
  *	for writing
  * @meta_lock: the meta page
+ * @free_lock: the free list; taken under latches, and before the latch of a free page
  * @gate: changes of trees hold it shared, a checkpoint exclusively
  * @nr_workers: length of @workers
  * @workers: channels
@@ -80,10 +83,13 @@ struct exdb {
 	unsigned int prefetch;
 	uint64_t hand;
 	uint64_t next_page;
+	uint64_t free_page;
+	uint64_t nr_free;
 	int backing_fd;
 	uint64_t checkpoints;
 	uint32_t clean;
 	pthread_mutex_t meta_lock;
+	pthread_mutex_t free_lock;
 	pthread_rwlock_t gate;
 	unsigned int nr_workers;
 	struct exdb_worker workers[EXDB_WORKERS_MAX];
@@ -101,8 +107,11 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out);
 void buffer_unfix_shared(struct exdb_worker *w, uint64_t page);
 void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty);
 
-/* Allocate a page that was never used; it comes latched exclusively and undefined. */
+/* Allocate a page; it comes latched exclusively and undefined. */
 int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out);
+
+/* Give up a page that the caller has latched exclusively and nobody can come to any more. */
+void buffer_release(struct exdb_worker *w, uint64_t page, void *mem);
 
 /* Read those of the pages that are absent with one vector.  Failures are left to fix. */
 int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
@@ -127,6 +136,9 @@ int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 
 /* clock.c: write every dirty page.  The caller keeps changes away. */
 int clock_flush(struct exdb_worker *w);
+
+/* free.c: the first page of the free list, latched exclusively: 1, 0 if there is none, or -errno. */
+int free_list_take(struct exdb_worker *w, uint64_t *page, void **out);
 
 /* meta.c: before the first page is written after a checkpoint, and after the last. */
 int meta_mark_open(struct exdb_worker *w);

@@ -76,6 +76,7 @@ struct exdb_stats {
 	uint64_t resident_pages;
 	uint64_t region_pages;
 	uint64_t allocated_pages;
+	uint64_t free_pages;
 	uint32_t backend;
 	uint32_t workers;
 };
@@ -115,12 +116,14 @@ int exdb_table_create(struct exdb_worker *w, uint64_t *root);
 int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
 		      const struct exdb_vector *columns, uint64_t rows, bool replace,
 		      uint64_t *row);
+int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted);
 int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
 		   const struct exdb_key *key, struct exdb_vector *columns);
 
 struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
 				const struct exdb_key *low, const struct exdb_key *high,
-				uint32_t prefetch);
+				uint32_t prefetch, bool reverse);
 void exdb_scan_free(struct exdb_scan *scan);
 long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
 		    uint64_t rows);

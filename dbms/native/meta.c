@@ -26,6 +26,8 @@ enum meta_state {
  * @state: enum meta_state
  * @reserved: 0
  * @next_page: the first page that was never allocated
+ * @free_page: the first page of the free list, 0 for none
+ * @nr_free: its length
  */
 struct meta_page {
 	struct page_header header;
@@ -34,9 +36,11 @@ struct meta_page {
 	uint32_t state;
 	uint32_t reserved;
 	uint64_t next_page;
+	uint64_t free_page;
+	uint64_t nr_free;
 };
 
-static_assert(sizeof(struct meta_page) == 56, "on-disk format");
+static_assert(sizeof(struct meta_page) == 72, "on-disk format");
 
 static struct meta_page *meta_of(const struct exdb *db)
 {
@@ -53,6 +57,8 @@ static int write_meta(struct exdb_worker *w, enum meta_state state)
 	w->error_page = 0;
 	meta->state = state;
 	meta->next_page = __atomic_load_n(&w->db->next_page, __ATOMIC_ACQUIRE);
+	meta->free_page = __atomic_load_n(&w->db->free_page, __ATOMIC_RELAXED);
+	meta->nr_free = __atomic_load_n(&w->db->nr_free, __ATOMIC_RELAXED);
 	page_seal(meta);
 	ret = exmap_vector(w->db->ex, w->itf, EXMAP_OP_WRITE, &page, 1, 0, NULL);
 	if (ret < 0)
@@ -123,7 +129,7 @@ static int check_meta(struct exdb_worker *w)
 		w->error_page = info.backing_pages;
 		return -EUCLEAN;
 	}
-	return 0;
+	return meta->free_page < meta->next_page ? 0 : -EUCLEAN;
 }
 
 static int make_meta(struct exdb_worker *w)
@@ -157,6 +163,8 @@ int meta_open(struct exdb_worker *w, bool create)
 	if (ret)
 		return ret;
 	db->next_page = meta_of(db)->next_page;
+	db->free_page = meta_of(db)->free_page;
+	db->nr_free = meta_of(db)->nr_free;
 	db->clean = 1;
 	return 0;
 }

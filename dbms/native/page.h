@@ -17,6 +17,7 @@ enum page_type {
 	PAGE_META = 1,
 	PAGE_INNER = 2,
 	PAGE_LEAF = 3,
+	PAGE_FREE = 4,
 };
 
 /**

@@ -79,8 +79,8 @@ static const uint8_t *text_of(const struct exdb_vector *v, uint64_t i, unsigned 
 	return (const uint8_t *)v->values + v->offsets[i];
 }
 
-static int encode_key(const struct exdb_layout *layout, const struct exdb_vector *columns,
-		      uint64_t i, struct exdb_key *key)
+int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
+		   struct exdb_key *key)
 {
 	unsigned int k, length;
 	int ret = 0;
@@ -115,7 +115,7 @@ int row_encode(const struct exdb_layout *layout, const struct exdb_vector *colum
 {
 	const unsigned int texts = layout->ends + 2 * layout->nr_text;
 	unsigned int c, length, end = 0;
-	int ret = encode_key(layout, columns, i, key);
+	int ret = row_encode_key(layout, columns, i, key);
 
 	if (ret)
 		return ret;

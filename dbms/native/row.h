@@ -57,6 +57,10 @@ struct exdb_layout {
 int row_encode(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
 	       struct exdb_key *key, uint8_t *value, unsigned int *value_length);
 
+/* The key of row @i alone; only the key's columns need values.  -EMSGSIZE or -EDOM. */
+int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
+		   struct exdb_key *key);
+
 /* Decode into row @i of the vectors; 1 if a text column has no room for it. */
 int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 	       struct exdb_vector *columns, uint64_t i);

@@ -32,7 +32,7 @@ static unsigned int children_ahead(const struct node *node, unsigned int i,
 	return n;
 }
 
-/* Find the leaf of cursor->next, reading it and its neighbours. */
+/* Find the leaf of cursor->low, reading it and its neighbours. */
 static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct position *at)
 {
 	uint64_t pages[PREFETCH_MAX];
@@ -45,7 +45,7 @@ static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct
 		return ret;
 	at->page = cursor->root;
 	for (node = mem; !node_is_leaf(node); node = mem) {
-		unsigned int i = node_upper_bound(node, cursor->next.bytes, cursor->next.length);
+		unsigned int i = node_upper_bound(node, cursor->low.bytes, cursor->low.length);
 		uint64_t child = node_child(node, i);
 
 		if (node->header.level == 1) {
@@ -66,8 +66,8 @@ static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct
 
 static void remember(struct btree_cursor *cursor, const struct node *leaf, unsigned int i)
 {
-	cursor->next.length = leaf->slots[i].key_length;
-	memcpy(cursor->next.bytes, node_key(leaf, i), cursor->next.length);
+	cursor->low.length = leaf->slots[i].key_length;
+	memcpy(cursor->low.bytes, node_key(leaf, i), cursor->low.length);
 }
 
 /* Rows of one leaf from slot @i on.  0 at its end, 1 if the scan is to stop, or -errno. */
@@ -129,7 +129,7 @@ static int scan_run(struct exdb_worker *w, struct btree_cursor *cursor, btree_ro
 
 	if (ret)
 		return ret;
-	i = node_lower_bound(at.leaf, cursor->next.bytes, cursor->next.length, &found);
+	i = node_lower_bound(at.leaf, cursor->low.bytes, cursor->low.length, &found);
 	do {
 		more = at.ahead > 0 || !cursor->prefetch;
 		ret = scan_leaf(cursor, at.leaf, i, fn, arg);
@@ -147,7 +147,11 @@ int btree_scan(struct exdb_worker *w, struct btree_cursor *cursor, btree_row_fn 
 {
 	int ret = 0;
 
-	while (!ret && !cursor->done)
-		ret = scan_run(w, cursor, fn, arg);
+	while (!ret && !cursor->done) {
+		if (cursor->reverse)
+			ret = btree_scan_leaf_reverse(w, cursor, fn, arg);
+		else
+			ret = scan_run(w, cursor, fn, arg);
+	}
 	return ret < 0 ? ret : 0;
 }

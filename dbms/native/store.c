@@ -26,6 +26,7 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	db->backing_fd = config->backing_fd;
 	db->nr_workers = config->workers;
 	pthread_mutex_init(&db->meta_lock, NULL);
+	pthread_mutex_init(&db->free_lock, NULL);
 	pthread_rwlock_init(&db->gate, NULL);
 	for (i = 0; i < db->nr_workers; i++) {
 		db->workers[i].db = db;
@@ -118,6 +119,7 @@ void exdb_close(struct exdb *db)
 		exmap_close(db->ex);
 	free(db->frames);
 	pthread_mutex_destroy(&db->meta_lock);
+	pthread_mutex_destroy(&db->free_lock);
 	pthread_rwlock_destroy(&db->gate);
 	free(db);
 }
@@ -174,6 +176,7 @@ int exdb_stats(struct exdb *db, struct exdb_stats *stats)
 		.resident_pages = counters.mapped,
 		.region_pages = db->ex->region_pages,
 		.allocated_pages = __atomic_load_n(&db->next_page, __ATOMIC_RELAXED),
+		.free_pages = __atomic_load_n(&db->nr_free, __ATOMIC_RELAXED),
 		.backend = db->ex->backend,
 		.workers = db->nr_workers,
 	};

@@ -91,6 +91,23 @@ static int encode_one(struct batch *batch, const struct exdb_layout *layout,
 	return 0;
 }
 
+static int encode_key(struct batch *batch, const struct exdb_layout *layout,
+		      const struct exdb_vector *columns, uint64_t i)
+{
+	struct exdb_key key;
+	int ret = make_space(batch, EXDB_KEY_MAX);
+
+	if (!ret)
+		ret = row_encode_key(layout, columns, i, &key);
+	if (ret)
+		return ret;
+	batch->rows[i].key = batch->size;
+	memcpy(batch->bytes + batch->size, key.bytes, key.length);
+	batch->size += key.length;
+	batch->entries[i] = (struct btree_entry){ .key_length = key.length, .row = i };
+	return 0;
+}
+
 static int compare_entries(const void *a, const void *b)
 {
 	const struct btree_entry *x = a, *y = b;
@@ -159,6 +176,34 @@ out:
 	return ret;
 }
 
+/* Not atomic either.  *deleted counts the keys that were there. */
+int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted)
+{
+	struct batch batch;
+	size_t removed = 0;
+	uint64_t i;
+	int ret;
+
+	*deleted = 0;
+	if (!rows)
+		return 0;
+	if (rows > UINT32_MAX)
+		return -E2BIG;
+	ret = batch_init(&batch, rows);
+	if (ret)
+		return ret;
+	for (i = 0; i < rows && !ret; i++)
+		ret = encode_key(&batch, layout, columns, i);
+	if (!ret) {
+		sort_entries(&batch, rows);
+		ret = btree_remove(w, root, batch.entries, rows, &removed);
+	}
+	*deleted = removed;
+	batch_free(&batch);
+	return ret;
+}
+
 /* Rows on their way out of a tree. */
 struct sink {
 	const struct exdb_layout *layout;
@@ -200,7 +245,7 @@ struct exdb_scan {
 
 struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
 				const struct exdb_key *low, const struct exdb_key *high,
-				uint32_t prefetch)
+				uint32_t prefetch, bool reverse)
 {
 	struct exdb_scan *scan = calloc(1, sizeof(*scan));
 
@@ -209,8 +254,9 @@ struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
 	scan->layout = layout;
 	scan->cursor.root = root;
 	scan->cursor.prefetch = prefetch;
+	scan->cursor.reverse = reverse;
 	if (low)
-		scan->cursor.next = *low;
+		scan->cursor.low = *low;
 	if (high) {
 		scan->cursor.high = *high;
 		scan->cursor.bounded = true;

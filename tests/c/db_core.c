@@ -5,8 +5,9 @@
  *	db_core FILE SEED THREADS ROWS
  *
  * Each thread inserts its own share of keys in random order through a pool of
- * 32 frames, looking others up on the way; then everything is scanned and
- * looked up, and once more after a reopening.
+ * 32 frames, looking others up on the way, deletes most of them, so that pages
+ * merge, and inserts them again; then everything is scanned both ways and looked
+ * up, and once more after a reopening.
  */
 #include <assert.h>
 #include <errno.h>
@@ -87,6 +88,17 @@ static void insert_batch(const struct share *share, const int64_t *keys, unsigne
 	      -EEXIST);
 }
 
+static void delete_batch(const struct share *share, const int64_t *keys, unsigned int n)
+{
+	const struct exdb_vector columns[2] = { { .values = (void *)keys } };
+	uint64_t deleted;
+
+	CHECK(!exdb_table_delete(share->w, share->layout, share->root, columns, n, &deleted));
+	CHECK(deleted == n);
+	CHECK(!exdb_table_delete(share->w, share->layout, share->root, columns, n, &deleted));
+	CHECK(!deleted);
+}
+
 static int look_up(const struct share *share, int64_t key)
 {
 	int64_t id = -1;
@@ -110,6 +122,29 @@ static int look_up(const struct share *share, int64_t key)
 	return 0;
 }
 
+/* All but the first tenth of the share go. */
+static void delete_most(struct share *share)
+{
+	int64_t i, n, kept = share->rows / 10;
+
+	for (i = kept; i < share->rows; i += n) {
+		n = share->rows - i < BATCH ? share->rows - i : BATCH;
+		delete_batch(share, share->keys + i, n);
+		CHECK(look_up(share, share->keys[i]) == -ENOENT);
+		CHECK(!look_up(share, share->keys[rand_r(&share->seed) % kept]));
+	}
+}
+
+static void insert_again(struct share *share)
+{
+	int64_t i, n, kept = share->rows / 10;
+
+	for (i = kept; i < share->rows; i += n) {
+		n = share->rows - i < BATCH ? share->rows - i : BATCH;
+		insert_batch(share, share->keys + i, n);
+	}
+}
+
 static void *run_share(void *arg)
 {
 	struct share *share = arg;
@@ -123,23 +158,25 @@ static void *run_share(void *arg)
 		if (i + n < share->rows)
 			CHECK(look_up(share, share->keys[i + n]) == -ENOENT);
 	}
+	delete_most(share);
+	insert_again(share);
 	return NULL;
 }
 
-/* Keys 0, 3, 6, ... of all threads come in order; returns how many. */
-static int64_t scan_all(const struct share *share)
+/* Keys 0, 3, 6, ... of all threads come in order. */
+static void scan_all(const struct share *share, int64_t rows, bool reverse)
 {
-	int64_t ids[37], expected = 0, n, i;
+	int64_t ids[37], seen = 0, n, i;
 	struct exdb_vector columns[2] = { { .values = ids } };
-	struct exdb_scan *scan = exdb_scan_new(share->layout, share->root, NULL, NULL, 64);
+	struct exdb_scan *scan = exdb_scan_new(share->layout, share->root, NULL, NULL, 64, reverse);
 
 	CHECK(scan);
 	while ((n = exdb_scan_next(share->w, scan, columns, 37)) > 0)
-		for (i = 0; i < n; i++)
-			CHECK(ids[i] == 3 * expected++);
+		for (i = 0; i < n; i++, seen++)
+			CHECK(ids[i] == 3 * (reverse ? rows - 1 - seen : seen));
 	CHECK(!n);
+	CHECK(seen == rows);
 	exdb_scan_free(scan);
-	return expected;
 }
 
 static void shuffle(int64_t *keys, int64_t n, unsigned int *seed)
@@ -195,9 +232,15 @@ int main(int argc, char **argv)
 	}
 	for (i = 0; i < threads; i++)
 		CHECK(!pthread_join(shares[i].thread, NULL));
-	CHECK(scan_all(&shares[0]) == rows);
+	scan_all(&shares[0], rows, false);
+	scan_all(&shares[0], rows, true);
+	for (i = 0; i < threads; i++)
+		delete_most(&shares[i]);
 	CHECK(!exdb_stats(db, &stats));
 	CHECK(stats.evicted > stats.pool_pages);
+	CHECK(stats.free_pages > stats.allocated_pages / 2);
+	for (i = 0; i < threads; i++)
+		insert_again(&shares[i]);
 	CHECK(!exdb_checkpoint(shares[0].w));
 	exdb_close(db);
 	close(fd);
@@ -208,7 +251,8 @@ int main(int argc, char **argv)
 		CHECK(!look_up(&shares[0], 3 * k));
 		CHECK(look_up(&shares[0], 3 * k + 1) == -ENOENT);
 	}
-	CHECK(scan_all(&shares[0]) == rows);
+	scan_all(&shares[0], rows, false);
+	scan_all(&shares[0], rows, true);
 	exdb_close(db);
 	close(fd);
 	exdb_layout_free(layout);

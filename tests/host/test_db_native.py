@@ -78,3 +78,10 @@ def faults_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_buffer_manager_survives(faults_build: Path, tmp_path: Path, case: str) -> None:
     assert run(faults_build, tmp_path / "t.exdb", case) == "ok\n"
+
+
+@pytest.mark.parametrize("period", [3, 7])
+def test_tree_survives_failing_reads_and_writes(tmp_path: Path, period: int) -> None:
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wl,--wrap=exmap_vector")
+    program = build(tmp_path / "db_tree_faults", ROOT / "tests/c/db_tree_faults.c", *flags)
+    assert run(program, tmp_path / "t.exdb", period) == "ok\n"

@@ -17,6 +17,7 @@ from typing import Any
 import exmapdb
 import numpy as np
 import pytest
+from db_pages import check_file
 from exmapdb.cli import app
 from typer.testing import CliRunner
 
@@ -186,6 +187,47 @@ def test_threads_share_a_table_on_the_kernel_backend(folder: Path) -> None:
         assert problems == []
         assert table.count() == 20_000
         assert db.stats().evicted > 0
+
+
+def test_threads_delete_and_scan_both_ways_on_the_kernel_backend(folder: Path) -> None:
+    path = folder / "t.exdb"
+    with exmapdb.open(path, memory="512KiB", backend="kernel", workers=3) as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        table.insert_many({"k": np.arange(9000), "v": [f"{i:080}" for i in range(9000)]})
+        kept = np.arange(0, 9000, 3)
+        done = threading.Event()
+        problems: list[object] = []
+
+        def delete(start: int) -> None:
+            ids = np.arange(start, 9000, 3)
+            for part in np.array_split(np.random.default_rng(start).permutation(ids), 20):
+                if table.delete_many({"k": part}) != len(part):
+                    problems.append(start)
+
+        def scan() -> None:
+            while not done.is_set():
+                for reverse in (False, True):
+                    batches = list(table.scan(columns=["k"], reverse=reverse))
+                    seen = np.concatenate([batch["k"].values for batch in batches])
+                    seen = seen[::-1] if reverse else seen
+                    if (np.diff(seen) <= 0).any() or not np.isin(kept, seen).all():
+                        problems.append(reverse)
+
+        writers = [threading.Thread(target=delete, args=(start,)) for start in (1, 2)]
+        reader = threading.Thread(target=scan)
+        for thread in [*writers, reader]:
+            thread.start()
+        for thread in writers:
+            thread.join()
+        done.set()
+        reader.join()
+        assert problems == []
+        assert [row for batch in table.scan(columns=["k"]) for row in batch["k"].values] == kept.tolist()
+        table.delete_many({"k": kept})
+        stats = db.stats()
+        assert stats.free_pages == stats.allocated_pages - 4  # page 0, two of the catalog, the root
+        assert stats.evicted > 0
+    check_file(path)
 
 
 @needs_disk

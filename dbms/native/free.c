@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pages that trees have given up: a list through the pages themselves, whose
+ * head is in the meta page.  They are ordinary pages to the clock.
+ */
+#include <errno.h>
+
+#include "buffer.h"
+
+/**
+ * struct free_page - a page that nothing uses
+ * @header: of type PAGE_FREE
+ * @next: the next free page, 0 at the end
+ */
+struct free_page {
+	struct page_header header;
+	uint64_t next;
+};
+
+static_assert(sizeof(struct free_page) == 40, "on-disk format");
+
+static int unlink_first(struct exdb_worker *w, uint64_t number, void **out)
+{
+	struct exdb *db = w->db;
+	const struct free_page *first;
+	int ret = buffer_fix_exclusive(w, number, out);
+
+	if (ret)
+		return ret;
+	first = *out;
+	if (first->header.type != PAGE_FREE) {
+		buffer_unfix_exclusive(w, number, false);
+		w->error_page = number;
+		return -EUCLEAN;
+	}
+	__atomic_store_n(&db->free_page, first->next, __ATOMIC_RELAXED);
+	__atomic_store_n(&db->nr_free, db->nr_free - 1, __ATOMIC_RELAXED);
+	return 1;
+}
+
+int free_list_take(struct exdb_worker *w, uint64_t *page, void **out)
+{
+	struct exdb *db = w->db;
+	int ret = 0;
+
+	if (!__atomic_load_n(&db->free_page, __ATOMIC_RELAXED))
+		return 0;
+	pthread_mutex_lock(&db->free_lock);
+	*page = db->free_page;
+	if (*page)
+		ret = unlink_first(w, *page, out);
+	pthread_mutex_unlock(&db->free_lock);
+	return ret;
+}
+
+void buffer_release(struct exdb_worker *w, uint64_t page, void *mem)
+{
+	struct exdb *db = w->db;
+	struct free_page *freed = mem;
+
+	page_init(mem, page, PAGE_FREE, 0);
+	pthread_mutex_lock(&db->free_lock);
+	freed->next = db->free_page;
+	__atomic_store_n(&db->free_page, page, __ATOMIC_RELAXED);
+	__atomic_store_n(&db->nr_free, db->nr_free + 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&db->free_lock);
+	buffer_unfix_exclusive(w, page, true);
+}

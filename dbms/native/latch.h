@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Changing a tree: nodes under exclusive latches, and the steps from the root
+ * down that make room before an insertion and mend pages after a removal.
+ *
+ * Latches are taken root to leaf and left to right.  Who holds the parent of a
+ * node exclusively is alone in coming to that node from above; scans come from
+ * its left neighbour, so that two neighbours are latched left first.
+ */
+#ifndef EXDB_LATCH_H
+#define EXDB_LATCH_H
+
+#include <string.h>
+
+#include "btree.h"
+
+/* A node that is latched exclusively. */
+struct latched {
+	uint64_t page;
+	struct node *node;
+	bool dirty;
+};
+
+/* A key that bounds those of a node: they are less than this one. */
+struct fence {
+	unsigned int length;
+	bool bounded;
+	uint8_t key[EXDB_KEY_MAX];
+};
+
+static inline int latch(struct exdb_worker *w, uint64_t page, struct latched *l)
+{
+	void *mem;
+	int ret = buffer_fix_exclusive(w, page, &mem);
+
+	*l = (struct latched){ .page = page, .node = ret ? NULL : mem };
+	return ret;
+}
+
+static inline void unlatch(struct exdb_worker *w, const struct latched *l)
+{
+	buffer_unfix_exclusive(w, l->page, l->dirty);
+}
+
+static inline int latch_new(struct exdb_worker *w, struct latched *l)
+{
+	void *mem;
+	int ret = buffer_allocate(w, &l->page, &mem);
+
+	l->node = ret ? NULL : mem;
+	l->dirty = true;
+	return ret;
+}
+
+static inline void fence_set(struct fence *fence, const uint8_t *key, unsigned int length)
+{
+	fence->bounded = true;
+	fence->length = length;
+	memcpy(fence->key, key, length);
+}
+
+static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
+				  unsigned int length)
+{
+	unsigned int common;
+	int order;
+
+	if (!fence->bounded)
+		return true;
+	common = fence->length < length ? fence->length : length;
+	order = memcmp(key, fence->key, common);
+	return order < 0 || (!order && length < fence->length);
+}
+
+/* btree.c: the leaf for a key, latched exclusively, and the keys that it may take. */
+int btree_find_leaf(struct exdb_worker *w, uint64_t root, const uint8_t *key, unsigned int length,
+		    struct latched *leaf, struct fence *fence);
+
+/*
+ * split.c: what goes down from the root for @entry; its value has no bytes if
+ * it is only a place to go to.  @previous came before it in the batch, or NULL.
+ */
+bool btree_is_full(const struct node *node, const struct btree_entry *entry);
+int btree_grow_root(struct exdb_worker *w, struct latched *root);
+int btree_split_child(struct exdb_worker *w, struct latched *parent, unsigned int i,
+		      struct latched *child, const struct btree_entry *entry,
+		      const struct btree_entry *previous);
+int btree_make_room(struct exdb_worker *w, uint64_t root, const struct btree_entry *entry,
+		    const struct btree_entry *previous);
+
+/* split.c: length of the shortest prefix of @right that is greater than @left. */
+unsigned int btree_separator_length(const uint8_t *left, unsigned int left_length,
+				    const uint8_t *right, unsigned int right_length);
+
+#endif /* EXDB_LATCH_H */

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Scans of a tree to the left.  Leaves have no link to the left, and nobody
+ * latches leftwards: each leaf is come to from the root, and the separator that
+ * led there says where the next one ends.
+ */
+#include <string.h>
+
+#include "btree.h"
+
+/**
+ * struct arrival - a leaf under a shared latch
+ * @page: its number
+ * @leaf: its content
+ * @from: its keys are not less than this one, if @bounded
+ * @bounded: there are wanted leaves to its left
+ */
+struct arrival {
+	uint64_t page;
+	const struct node *leaf;
+	struct exdb_key from;
+	bool bounded;
+};
+
+/* First slot whose key the cursor does not want because it is too great. */
+static unsigned int end_of(const struct node *node, const struct btree_cursor *cursor)
+{
+	bool found;
+
+	if (!cursor->bounded)
+		return node->count;
+	return node_lower_bound(node, cursor->high.bytes, cursor->high.length, &found);
+}
+
+/* Whether no key below separator @i is wanted. */
+static bool is_unwanted_below(const struct btree_cursor *cursor, const struct node *node,
+			      unsigned int i)
+{
+	return node_compare(node, i, cursor->low.bytes, cursor->low.length) >= 0;
+}
+
+/* Read child @i and those to its left that the scan will want. */
+static int read_ahead(struct exdb_worker *w, struct btree_cursor *cursor, const struct node *node,
+		      unsigned int i)
+{
+	uint64_t pages[PREFETCH_MAX];
+	unsigned int n = 0;
+
+	if (cursor->ahead) {
+		cursor->ahead--;
+		return 0;
+	}
+	while (n < cursor->prefetch) {
+		pages[n++] = node_child(node, i);
+		if (!i || is_unwanted_below(cursor, node, i - 1))
+			break;
+		i--;
+	}
+	cursor->ahead = n ? n - 1 : 0;
+	return buffer_prefetch(w, pages, n);
+}
+
+static void copy_key(struct exdb_key *to, const struct node *node, unsigned int i)
+{
+	to->length = node->slots[i].key_length;
+	memcpy(to->bytes, node_key(node, i), to->length);
+}
+
+/* Find the leaf of the greatest key that is wanted. */
+static int seek(struct exdb_worker *w, struct btree_cursor *cursor, struct arrival *at)
+{
+	const struct node *node;
+	const void *mem;
+	int ret = buffer_fix_shared(w, cursor->root, &mem);
+
+	if (ret)
+		return ret;
+	at->page = cursor->root;
+	at->bounded = false;
+	for (node = mem; !node_is_leaf(node); node = mem) {
+		unsigned int i = end_of(node, cursor);
+		uint64_t child = node_child(node, i);
+
+		if (i) {
+			copy_key(&at->from, node, i - 1);
+			at->bounded = !is_unwanted_below(cursor, node, i - 1);
+		}
+		if (node->header.level == 1)
+			ret = read_ahead(w, cursor, node, i);
+		if (!ret)
+			ret = buffer_fix_shared(w, child, &mem);
+		buffer_unfix_shared(w, at->page);
+		if (ret)
+			return ret;
+		at->page = child;
+	}
+	at->leaf = node;
+	return 0;
+}
+
+/* Rows of the leaf, backwards.  0 if all were taken, 1 if the scan is to stop, or -errno. */
+static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, btree_row_fn fn,
+		     void *arg)
+{
+	unsigned int i, end = end_of(leaf, cursor);
+	int ret;
+
+	for (i = end; i > 0; i--) {
+		const struct btree_row row = {
+			.key = node_key(leaf, i - 1),
+			.value = node_value(leaf, i - 1),
+			.key_length = leaf->slots[i - 1].key_length,
+			.value_length = leaf->slots[i - 1].value_length,
+		};
+
+		if (node_compare(leaf, i - 1, cursor->low.bytes, cursor->low.length) > 0) {
+			cursor->done = true;
+			return 1;
+		}
+		ret = fn(arg, &row);
+		if (!ret)
+			continue;
+		if (i < end) {
+			copy_key(&cursor->high, leaf, i);
+			cursor->bounded = true;
+		}
+		/* the same leaf again */
+		cursor->ahead += cursor->prefetch > 0;
+		return ret;
+	}
+	return 0;
+}
+
+int btree_scan_leaf_reverse(struct exdb_worker *w, struct btree_cursor *cursor, btree_row_fn fn,
+			    void *arg)
+{
+	struct arrival at;
+	int ret = seek(w, cursor, &at);
+
+	if (ret)
+		return ret;
+	ret = scan_leaf(cursor, at.leaf, fn, arg);
+	buffer_unfix_shared(w, at.page);
+	if (ret)
+		return ret;
+	if (!at.bounded) {
+		cursor->done = true;
+		return 0;
+	}
+	cursor->high = at.from;
+	cursor->bounded = true;
+	return 0;
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A tree whose backing fails now and then, in the midst of splits and merges:
+ * exmap_vector is wrapped (-Wl,--wrap=exmap_vector), and every PERIOD-th READ
+ * or WRITE fails.  What failed is tried again, and in the end all must be right.
+ *
+ *	db_tree_faults FILE PERIOD
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "btree.h"
+
+#define ROWS	4000u
+#define KEPT	10u	/* every tenth row stays */
+#define STEP	2377u	/* prime to ROWS */
+
+#define CHECK(condition) \
+	do { \
+		if (!(condition)) { \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+			abort(); \
+		} \
+	} while (0)
+
+static struct exdb *db;
+static uint64_t root;
+static unsigned int period, calls, failures;
+
+long __real_exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			 const uint64_t *pages, size_t n, uint64_t flags, size_t *done);
+long __wrap_exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			 const uint64_t *pages, size_t n, uint64_t flags, size_t *done);
+
+long __wrap_exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			 const uint64_t *pages, size_t n, uint64_t flags, size_t *done)
+{
+	if (period && (opcode == EXMAP_OP_READ || opcode == EXMAP_OP_WRITE) &&
+	    ++calls % period == 0)
+		return -EIO;
+	return __real_exmap_vector(ex, interface, opcode, pages, n, flags, done);
+}
+
+static void check_no_latch(void)
+{
+	uint64_t page;
+
+	for (page = 1; page < db->next_page; page++) {
+		unsigned int s = state_of(state_load(page_state(db, page)));
+
+		CHECK(s == STATE_EVICTED || s == STATE_UNLOCKED || s == STATE_MARKED);
+	}
+}
+
+/* Keys as long as separators may be make inner pages of seven. */
+static struct btree_entry entry_of(unsigned int i)
+{
+	static uint8_t key[EXDB_KEY_MAX - 12], value[80];
+	const uint32_t big = __builtin_bswap32(i);
+
+	memcpy(key + sizeof(key) - sizeof(big), &big, sizeof(big));
+	memset(value, (int)i, sizeof(value));
+	return (struct btree_entry){
+		.key = key,
+		.value = value,
+		.key_length = sizeof(key),
+		.value_length = sizeof(value),
+	};
+}
+
+static void insert(unsigned int i)
+{
+	const struct btree_entry entry = entry_of(i);
+	size_t done;
+	int ret;
+
+	while ((ret = btree_insert(exdb_worker_at(db, 0), root, &entry, 1, false, &done))) {
+		CHECK(ret == -EIO && !done);
+		failures++;
+	}
+}
+
+/* A failed merge comes after the removal. */
+static void delete(unsigned int i)
+{
+	const struct btree_entry key = entry_of(i);
+	size_t removed, sum = 0;
+	int ret;
+
+	do {
+		ret = btree_remove(exdb_worker_at(db, 0), root, &key, 1, &removed);
+		CHECK(!ret || ret == -EIO);
+		failures += ret != 0;
+		sum += removed;
+	} while (ret);
+	CHECK(sum == 1);
+}
+
+static int see(void *arg, const struct btree_row *row)
+{
+	unsigned int *seen = arg;
+	const struct btree_entry expected = entry_of(KEPT * (*seen)++);
+
+	CHECK(row->key_length == expected.key_length);
+	CHECK(!memcmp(row->key, expected.key, expected.key_length));
+	CHECK(row->value_length == expected.value_length);
+	CHECK(!memcmp(row->value, expected.value, expected.value_length));
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct exdb_config config = {
+		.backend = EXMAP_BACKEND_POSIX,
+		.workers = 1,
+		.create = 1,
+		.pool_pages = EXDB_POOL_MIN,
+		.region_pages = 16384,
+	};
+	struct btree_cursor cursor = { 0 };
+	unsigned int i, seen = 0;
+	uint64_t page;
+
+	CHECK(argc == 3);
+	config.backing_fd = open(argv[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
+	CHECK(config.backing_fd >= 0);
+	CHECK(!exdb_open(&config, &db, &page));
+	CHECK(!btree_create(exdb_worker_at(db, 0), &root));
+	period = strtoul(argv[2], NULL, 10);
+	for (i = 0; i < ROWS; i++)
+		insert(i * STEP % ROWS);
+	check_no_latch();
+	CHECK(failures > 100);
+	failures = 0;
+	for (i = 0; i < ROWS; i++)
+		if (i * STEP % ROWS % KEPT)
+			delete(i * STEP % ROWS);
+	check_no_latch();
+	CHECK(failures > 100);
+	CHECK(db->nr_free > db->next_page / 2);
+	period = 0;
+	cursor.root = root;
+	CHECK(!btree_scan(exdb_worker_at(db, 0), &cursor, see, &seen));
+	CHECK(seen == ROWS / KEPT);
+	check_no_latch();
+	exdb_close(db);
+	close(config.backing_fd);
+	puts("ok");
+	return 0;
+}
