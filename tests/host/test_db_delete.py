@@ -29,6 +29,11 @@ def uneven_key(i: int) -> str:
     return "".join("abcd"[i >> shift & 3] * 95 for shift in (8, 6, 4, 2, 0))
 
 
+def very_uneven_key(i: int) -> str:
+    lengths = (40, 150, 20, 150, 100, 45)
+    return "".join("abcd"[i >> 2 * k & 3] * lengths[5 - k] for k in (5, 4, 3, 2, 1, 0))
+
+
 def some_rows(keys: list[str], seed: int) -> Rows:
     lengths = random.Random(seed)
     return {key: "v" * lengths.randrange(450) for key in keys}
@@ -92,6 +97,34 @@ def test_deletes_agree_with_a_dict(
         for key in [*model, low, high]:
             row = table.get(key)
             assert row == ({"k": key, "v": model[key]} if key in model else None)
+
+
+@pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 9))])
+def test_a_long_history_keeps_the_tree_in_order(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    model: Rows = {}
+    path = tmp_path / "t.exdb"
+    with exmapdb.open(path, memory="256KiB", backend="posix", workers=1) as db:
+        table = db.create_table("t", SCHEMA, key="k")
+        for _ in range(60):
+            start, n = rng.randrange(4096), rng.randrange(1, 900)
+            run = [i % 4096 for i in range(start, start + n)]
+            keys = [very_uneven_key(i) for i in rng.choice([run, rng.sample(range(4096), n)])]
+            if rng.random() < 0.5:
+                rows = some_rows(keys, rng.randrange(1000))
+                insert(table, rows)
+                model |= rows
+            else:
+                at_once = rng.choice([1, 10, 100, 1000])
+                for first in range(0, n, at_once):
+                    part = keys[first : first + at_once]
+                    assert table.delete_many({"k": part}) == sum(key in model for key in part)
+                    for key in part:
+                        model.pop(key, None)
+            db.checkpoint()
+            check_file(path)
+        assert rows_of(table) == sorted(model.items())
+        assert rows_of(table, reverse=True) == sorted(model.items(), reverse=True)
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "random"])
