@@ -138,6 +138,7 @@ CASE(memlock_returns_when_the_last_descriptor_goes_wherever_it_is)
 		CHECK(write(ready[1], "", 1) == 1 && read(go[0], &byte, 1) == 1);
 		_exit(0);
 	}
+	close(ready[1]);
 	CHECK(read(ready[0], &byte, 1) == 1);
 	close(fd);
 	CHECK(locked() == 1000);
