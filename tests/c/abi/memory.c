@@ -188,8 +188,10 @@ static struct cgroup make_group(long max)
 	struct cgroup group;
 	char number[32];
 
-	if (access("/sys/fs/cgroup/cgroup.subtree_control", W_OK)) {
-		puts("no cgroup v2 at /sys/fs/cgroup");
+	/* made by the memory controller */
+	if (access("/sys/fs/cgroup/cgroup.subtree_control", W_OK) ||
+	    access("/sys/fs/cgroup/memory.stat", R_OK)) {
+		puts("no cgroup v2 with a memory controller at /sys/fs/cgroup");
 		_exit(SKIP);
 	}
 	write_group(&root, "cgroup.subtree_control", "+memory");
