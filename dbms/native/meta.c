@@ -129,7 +129,10 @@ static int check_meta(struct exdb_worker *w)
 		w->error_page = info.backing_pages;
 		return -EUCLEAN;
 	}
-	return meta->free_page < meta->next_page ? 0 : -EUCLEAN;
+	if (meta->free_page < meta->next_page)
+		return 0;
+	w->error_page = meta->free_page;
+	return -EUCLEAN;
 }
 
 static int make_meta(struct exdb_worker *w)
