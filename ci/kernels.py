@@ -1,12 +1,20 @@
 """The matrix of kernels: where they are, and the module built for each."""
 
+import contextlib
 import fnmatch
 import hashlib
 import os
 import subprocess
+import sys
+import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import debug_kernel
+from paths import ROOT, cache_dir
 
 __all__ = [
     "ROOT",
@@ -19,7 +27,8 @@ __all__ = [
     "matrix",
 ]
 
-ROOT = Path(__file__).resolve().parents[1]
+# The kernel hands PATH on to init, which finds our stand-ins for what it need not run.
+DEBUG_APPEND = ("page_table_check=on", f"PATH={ROOT}/ci/debug/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 
 
 class KernelMissing(Exception):
@@ -39,13 +48,6 @@ class Kernel:
     image: Path
     kdir: Path
     append: tuple[str, ...] = ()
-
-
-def cache_dir() -> Path:
-    """Return, and make, the directory for what outlives a run, outside of the tree."""
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exmap"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def matrix() -> dict[str, dict[str, object]]:
@@ -83,34 +85,40 @@ def _find_packaged(name: str, entry: dict[str, object]) -> Kernel:
     return Kernel(name, release, Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/build"))
 
 
-def prebuilt_debug() -> Path | None:
-    """Return the directory of a prebuilt debug kernel, if there is one."""
-    places = [os.environ["EXMAP_DEBUG_KERNEL"]] if "EXMAP_DEBUG_KERNEL" in os.environ else []
-    places += [str(ROOT / str(place)) for place in _list(matrix()["debug"]["prebuilt"])]
-    for place in map(Path, places):
-        if (place / "bzImage").exists() and (place / "build.tar.zst").exists():
-            return place.resolve()
-    return None
+def _is_prebuilt(place: Path) -> bool:
+    return (place / "bzImage").exists() and (place / "build.tar.zst").exists()
 
 
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
-def _find_debug(name: str) -> Kernel:
-    place = prebuilt_debug()
-    if place is None:
-        raise KernelMissing(
-            "no debug kernel: set EXMAP_DEBUG_KERNEL to a directory with bzImage and build.tar.zst"
-        )
+def _unpack(place: Path) -> Path:
     archive = place / "build.tar.zst"
     stamp = f"{archive.stat().st_size}-{archive.stat().st_mtime_ns}"
-    tree = cache_dir() / "debug-kernel" / hashlib.sha256(stamp.encode()).hexdigest()[:16]
-    if not (tree / ".unpacked").exists():
-        tree.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["tar", "--zstd", "-xf", str(archive), "-C", str(tree)], check=True)
-        (tree / ".unpacked").touch()
-    return Kernel(name, "debug", place / "bzImage", tree, ("page_table_check=on",))
+    cache = debug_kernel.cache_dir()
+    tree = cache / hashlib.sha256(stamp.encode()).hexdigest()[:16]
+    if not tree.exists():
+        with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as work:
+            unpacked = Path(work, "tree")
+            unpacked.mkdir()
+            subprocess.run(["tar", "--zstd", "-xf", str(archive), "-C", str(unpacked)], check=True)
+            with contextlib.suppress(OSError):  # another one was faster
+                unpacked.rename(tree)
+    return tree
+
+
+def _find_debug(name: str, entry: dict[str, object]) -> Kernel:
+    """Return the kernel that EXMAP_DEBUG_KERNEL names, or that was made here, or that lies about."""
+    variant = str(entry["variant"])
+    named = os.environ.get("EXMAP_DEBUG_KERNEL") if "prebuilt" in entry else None
+    made = debug_kernel.find_built(variant)
+    if made and not named:
+        return Kernel(name, f"{variant}-{made.tree.name}", made.image, made.tree, DEBUG_APPEND)
+    prebuilt = entry.get("prebuilt", [])
+    assert isinstance(prebuilt, list)
+    for place in [Path(named)] if named else [ROOT / place for place in prebuilt]:
+        if _is_prebuilt(place):
+            return Kernel(name, "debug", place.resolve() / "bzImage", _unpack(place), DEBUG_APPEND)
+    if named:
+        raise KernelMissing(f"EXMAP_DEBUG_KERNEL: no bzImage and build.tar.zst in {named}")
+    raise KernelMissing(f"no debug kernel: 'ci/debug-kernel build --variant {variant}' makes one")
 
 
 def find(name: str) -> Kernel:
@@ -121,7 +129,7 @@ def find(name: str) -> Kernel:
     entry = matrix().get(name)
     if entry is None:
         raise KernelMissing(f"no kernel {name!r}: the matrix has {', '.join(matrix())}")
-    return _find_debug(name) if "prebuilt" in entry else _find_packaged(name, entry)
+    return _find_debug(name, entry) if "variant" in entry else _find_packaged(name, entry)
 
 
 def build_module(kernel: Kernel, *extra: str) -> Path:
