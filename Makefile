@@ -8,7 +8,7 @@ BACKEND ?= kernel
 help:
 	@echo "make demo [BACKEND=posix]   load real data into exmapdb in a guest, and check it"
 	@echo "make test                   lint, host tests, the VM suite on both kernels"
-	@echo "make test-debug             the VM suite under KASAN and lockdep"
+	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
 	@echo "make bench                  the benches, in a guest; compares with docs/bench"
 	@echo "make lint  make docs  make setup  make clean"
 
@@ -23,7 +23,7 @@ else
 endif
 
 test: setup
-	@$(PY) ci/suite.py lint host vm:6.1 vm:6.12
+	@$(PY) ci/suite.py lint host vm:6.1 vm:6.12 vm-short:debug
 
 test-host: setup
 	@$(PY) ci/suite.py lint host

@@ -66,6 +66,8 @@ class Guest:
     iommu: bool = False
     icount: bool = False
     load: bool = False
+    kmemleak: bool = False
+    append: tuple[str, ...] = ()
     timeout: float = 900.0
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -121,10 +123,24 @@ def _disk_options(guest: Guest, out: Path) -> list[str]:
     return options
 
 
+# The root that virtme-ng mounts caches nothing: each import is read anew.  A second
+# view of the same files, cached, covers the directories that programs come from.
+_CACHED_SHARE = (
+    "-fsdev local,id=cached,path=/,security_model=none,readonly=on,multidevs=remap",
+    "-device virtio-9p-pci,fsdev=cached,mount_tag=exmap.cached",
+)
+
+
+def _cached_directories() -> list[str]:
+    directories = [Path("/usr"), kernels.ROOT]
+    directories += [path for path in [Path(sys.base_prefix)] if not path.is_relative_to("/usr")]
+    return [str(path) for path in directories]
+
+
 def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -> list[str]:
     """Return the command line that boots a guest whose results go to out."""
-    qemu = _disk_options(guest, out)
-    append = list(kernel.append)
+    qemu = [*_CACHED_SHARE, *_disk_options(guest, out)]
+    append = [*kernel.append, *guest.append]
     smp = guest.smp
     if guest.iommu:
         qemu.append("-machine q35,kernel-irqchip=split -device intel-iommu,intremap=off,caching-mode=off")
@@ -133,6 +149,8 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
         smp, kvm = 1, False
         qemu.append("-icount shift=0,sleep=off")
         append.append("tsc=reliable")
+    if guest.kmemleak:
+        append.append("kmemleak=on")
     command = [_vng(), "--run", str(kernel.image), *_FIXED]
     if not kvm:
         command.append("--disable-kvm")
@@ -143,8 +161,7 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
     command.append(f"--rwdir={out}")
     for option in append:
         command += ["--append", option]
-    if qemu:
-        command.append("--qemu-opts=" + " ".join(qemu))
+    command.append("--qemu-opts=" + " ".join(qemu))
     guest_script = Path(__file__).resolve().parent / "guest.sh"
     return [*command, "--exec", f"sh {guest_script} {out}"]
 
@@ -156,6 +173,7 @@ def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]
         "EXMAP_KERNEL": guest.kernel,
         "EXMAP_OUT": str(out),
         "EXMAP_ROOT": str(kernels.ROOT),
+        "EXMAP_CACHED": " ".join(_cached_directories()),
         "EXMAP_KO": str(module) if module else "",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": "/tmp",
@@ -163,6 +181,8 @@ def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]
     }
     if guest.icount:
         values["EXMAP_ICOUNT"] = "1"
+    if guest.kmemleak:
+        values["EXMAP_KMEMLEAK"] = "1"
     return values | guest.environment
 
 
@@ -237,6 +257,14 @@ def read_verdict(out: Path) -> int:
     raise GuestSetupFailed(" ".join(words))
 
 
+def read_leaks(out: Path) -> list[str]:
+    """Return what kmemleak, at the end of the run, found of the module's."""
+    words = (out / "modules").read_text().split()
+    # exmap 98304 0 - Live 0xffffffffc0201000 (OE)
+    module = range(0) if "Live" not in words else range(int(words[5], 16), int(words[5], 16) + int(words[1]))
+    return logscan.leaks((out / "kmemleak").read_text(), module)
+
+
 def _log_lines(out: Path) -> list[str]:
     for name in ("dmesg", "kmsg", "console"):
         path = out / name
@@ -278,9 +306,8 @@ def run(
         log.write_text("".join(_log_lines(out)))
     returncode = read_verdict(out)
     found = logscan.complaints(_log_lines(out))
-    kmemleak = out / "kmemleak"
-    if kmemleak.exists() and kmemleak.stat().st_size:
-        found += kmemleak.read_text().splitlines()[:20]
+    if guest.kmemleak:
+        found += [line for leak in read_leaks(out) for line in leak.splitlines()]
     return Result(returncode, found, out)
 
 
@@ -305,6 +332,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--iommu", action="store_true", help="give the guest a virtual IOMMU")
     verb.add_argument("--icount", action="store_true", help="one CPU; thread CPU time counts instructions")
     verb.add_argument("--load", action="store_true", help="load the module, and unload it afterwards")
+    verb.add_argument("--kmemleak", action="store_true", help="look for leaks (debug kernels)")
+    verb.add_argument("--append", action="append", default=[], metavar="OPTION", help="of the kernel")
     verb.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS")
     verb.add_argument("--log", type=Path, help="kernel log (default build/vm-KERNEL.log)")
     verb.add_argument("--no-lock", action="store_true", help="do not wait for other guests")
@@ -327,6 +356,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         iommu=args.iommu,
         icount=args.icount,
         load=args.load,
+        kmemleak=args.kmemleak,
+        append=tuple(args.append),
         timeout=args.timeout,
     )
     processes.exit_on_signals()

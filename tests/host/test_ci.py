@@ -47,10 +47,38 @@ def test_log_scanner_finds_trouble(line: str) -> None:
         "EXT4-fs (nvme1n1): mounted filesystem",
         "hrtimer: interrupt took 16238320 ns",
         "... MAX_LOCK_DEPTH:          48",
+        "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
     ],
 )
 def test_log_scanner_lets_a_healthy_guest_pass(line: str) -> None:
     assert not logscan.complaints([line])
+
+
+LEAKS = """\
+unreferenced object 0xffff888003c2a000 (size 64):
+  comm "insmod", pid 123, jiffies 4294900000
+  backtrace (crc 1234):
+    [<ffffffff8147ab12>] __kmalloc_cache_noprof+0x1b2/0x2f0
+    [<ffffffffc0201234>] exmap_open+0x12/0x30 [exmap]
+unreferenced object 0xffff888003c2b000 (size 64):
+  comm "udevd", pid 75, jiffies 4294900001
+  backtrace (crc 1235):
+    [<ffffffff8147ab12>] __kmalloc_cache_noprof+0x1b2/0x2f0
+unreferenced object 0xffff888003c2c000 (size 128):
+  comm "rmmod", pid 124, jiffies 4294900002
+  backtrace (crc 1236):
+    [<ffffffff8147ab12>] __kmalloc_cache_noprof+0x1b2/0x2f0
+    [<ffffffffc0201300>] 0xffffffffc0201300
+"""
+
+
+def test_leaks_are_those_of_the_module_loaded_or_not(tmp_path: Path) -> None:
+    (tmp_path / "kmemleak").write_text(LEAKS)
+    (tmp_path / "modules").write_text("exmap 98304 0 - Live 0xffffffffc0201000 (OE)\n")
+    assert ["size 64" in leak for leak in vm.read_leaks(tmp_path)] == [True, False]
+    assert "0xffff888003c2b000" not in str(vm.read_leaks(tmp_path))
+    (tmp_path / "modules").write_text("exmap 98304 0 - Live 0xffffffffc0401000 (OE)\n")
+    assert len(vm.read_leaks(tmp_path)) == 1
 
 
 def test_missing_verdict_means_a_lost_guest(tmp_path: Path) -> None:
@@ -86,7 +114,7 @@ def test_disks_and_iommu_become_devices(tmp_path: Path) -> None:
 def test_every_kernel_of_the_matrix_has_a_source() -> None:
     assert {"6.1", "6.12", "debug"} <= set(kernels.matrix())
     for entry in kernels.matrix().values():
-        assert "prebuilt" in entry or {"release", "pattern", "suite"} <= set(entry)
+        assert "variant" in entry or {"release", "pattern", "suite"} <= set(entry)
 
 
 def test_unknown_kernel_is_named_with_those_that_exist() -> None:
