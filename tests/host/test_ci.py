@@ -152,6 +152,14 @@ def test_results_are_counted(tmp_path: Path) -> None:
     assert outcome.failures == ["a::c"]
 
 
+def test_cases_that_did_not_run_have_failed(tmp_path: Path) -> None:
+    outcome = suite.Outcome("x")
+    (tmp_path / "cases").write_text("0 good\n77 lacking\n134 bad\n")
+    suite.read_cases(tmp_path / "cases", ["good", "lacking", "bad", "never"], outcome)
+    assert (outcome.passed, outcome.failed, outcome.skipped) == (1, 2, 1)
+    assert outcome.failures == ["bad: 134", "never: did not run"]
+
+
 def test_a_part_that_raises_has_failed_and_the_summary_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
