@@ -221,7 +221,7 @@ static int write_result(const struct io_run *run, unsigned int i)
 
 static void add_slot(struct exmap_io *io, u64 page, u32 frame)
 {
-	struct page *p = io->op.region->pool.frames[frame].page;
+	struct page *p = io->op.region->pool.pages[frame];
 
 	io->slots[io->nr].page = page;
 	io->slots[io->nr].frame = frame;
@@ -248,7 +248,7 @@ static int claim(struct exmap_op *op, u64 page)
 	if ((old & EXMAP_RES_LAZY) && exmap_quarantine_rescue(&frames[frame], page)) {
 		op->itf->counts.quarantine--;
 	} else {
-		ret = exmap_op_take_frame(op, page, &frame);
+		ret = exmap_op_take_frame(op, &frame);
 		if (ret)
 			return ret;
 	}
@@ -264,7 +264,7 @@ static int map_read(struct exmap_op *op, u64 page)
 	u32 *word = exmap_walk_word(&op->walk, page);
 	u32 frame = EXMAP_RES_FRAME(*word);
 
-	if (exmap_pte_map(&op->walk, page, op->region->pool.frames[frame].page))
+	if (exmap_pte_map(&op->walk, page, op->region->pool.pages[frame]))
 		op->stale = true;
 	WRITE_ONCE(*word, frame + 1);
 	op->itf->counts.busy--;
@@ -281,7 +281,7 @@ static int unclaim(struct exmap_op *op, u64 page)
 	u32 frame = EXMAP_RES_FRAME(*word);
 
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
-	exmap_quarantine_add(op->region, op->itf, frame);
+	exmap_quarantine_add(op->region, op->itf, frame, page);
 	op->itf->counts.busy--;
 	return 0;
 }
@@ -301,7 +301,7 @@ static void abandon(struct exmap_op *op, const struct io_slot *slot)
 	if (!region->dead)
 		WRITE_ONCE(chunk->words[slot->page % EXMAP_CHUNK_PAGES], 0);
 	op->itf->counts.busy--;
-	if (page_ref_count(pool->frames[slot->frame].page) == 1)
+	if (page_ref_count(pool->pages[slot->frame]) == 1)
 		exmap_pool_push(pool, slot->frame);
 	else
 		exmap_pool_pin(pool, slot->frame);
@@ -353,7 +353,7 @@ static int hold(struct exmap_op *op, u64 page)
 
 	if (!EXMAP_RES_MAPPED(word))
 		return -ENOENT;
-	get_page(op->region->pool.frames[EXMAP_RES_FRAME(word)].page);
+	get_page(op->region->pool.pages[EXMAP_RES_FRAME(word)]);
 	add_slot(io, page, EXMAP_RES_FRAME(word));
 	return 1;
 }

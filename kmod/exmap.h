@@ -40,12 +40,11 @@
 #define EXMAP_NO_FRAME		U32_MAX
 
 /**
- * struct exmap_frame - a page frame of a pool
- * @page: the pool's reference; NULL for a hole that RESIZE left
+ * struct exmap_frame - what FREE writes about a page frame of a pool
  * @seq: tlb.started when its page was last freed
- * @bind: the page that the frame is, or was last, bound to; EXMAP_BIND_LAZY
- *	while it is in quarantine; above that the number of times that it was
- *	freed.  On the pinned list, the next frame.
+ * @bind: the page that the frame was last freed from; EXMAP_BIND_LAZY while it
+ *	is in quarantine; above that the number of times that it was freed.  On
+ *	the pinned list, the next frame.
  *
  * A frame is in one place: the pool's stack or an interface's cache (free), a
  * page (mapped, busy), quarantine, or the pinned list.  It leaves quarantine by
@@ -55,13 +54,13 @@
  * share one.
  */
 struct exmap_frame {
-	struct page *page;
 	u64 seq;
 	u64 bind;
 } ____cacheline_aligned;
 
 #define EXMAP_BIND_LAZY		BIT_ULL(32)
 #define EXMAP_BIND_FREED_ONCE	BIT_ULL(33)
+#define EXMAP_BIND_FREED	GENMASK_ULL(63, 33)
 
 static inline u32 exmap_bind_page(u64 bind)
 {
@@ -70,16 +69,20 @@ static inline u32 exmap_bind_page(u64 bind)
 
 /**
  * struct exmap_pool - the frames of a region
+ * @pages: table of all frames' memory, @capacity long; the pool's references;
+ *	NULL for a hole that RESIZE left.  Apart from @frames because ALLOC
+ *	reads nothing else.
  * @frames: table of all frames, @capacity long
  * @free: stack of indices of free frames, @capacity long, @nr_free in use
- * @total: frames in @frames that are not holes
+ * @total: frames that are not holes
  * @pinned: list of retired frames that still have a foreign reference
  * @lock: protects @free, @nr_free, @pinned and @nr_pinned
  *
- * Owned by the region.  @frames, @free, @capacity and @total change only while
- * all interfaces are held.
+ * Owned by the region.  @pages, @frames, @free, @capacity and @total change only
+ * while all interfaces are held.
  */
 struct exmap_pool {
+	struct page **pages;
 	struct exmap_frame *frames;
 	u32 *free;
 	u32 capacity;
@@ -374,10 +377,18 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr);
 int exmap_pool_shrink(struct exmap_region *region, u32 nr);
 bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf);
 void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 nr);
-void exmap_pool_release(struct exmap_pool *pool, struct exmap_interface *itf, u32 frame);
 void exmap_pool_push(struct exmap_pool *pool, u32 frame);
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
 void exmap_pool_unpin(struct exmap_pool *pool);
+
+/* A free frame, into the interface's cache. */
+static __always_inline void exmap_pool_release(struct exmap_pool *pool,
+					       struct exmap_interface *itf, u32 frame)
+{
+	if (unlikely(itf->nr_cache == EXMAP_CACHE_FRAMES))
+		exmap_pool_spill(pool, itf, EXMAP_REFILL_FRAMES);
+	itf->cache[itf->nr_cache++] = frame;
+}
 
 /* quarantine.c */
 static inline u32 exmap_quarantine_length(const struct exmap_interface *itf)
@@ -397,10 +408,11 @@ static inline u64 exmap_tlb_done(const struct exmap_tlb *tlb)
 }
 
 /* A frame whose page has just been unmapped goes into quarantine. */
-static __always_inline u64 exmap_quarantine_bind(struct exmap_region *region, u32 frame)
+static __always_inline u64 exmap_quarantine_bind(struct exmap_region *region, u32 frame, u64 page)
 {
 	struct exmap_frame *f = &region->pool.frames[frame];
-	u64 bind = (f->bind + EXMAP_BIND_FREED_ONCE) | EXMAP_BIND_LAZY;
+	u64 freed = (f->bind & EXMAP_BIND_FREED) + EXMAP_BIND_FREED_ONCE;
+	u64 bind = freed | EXMAP_BIND_LAZY | page;
 
 	/* a full barrier (xchg) lies between the entry and this load */
 	WRITE_ONCE(f->seq, exmap_tlb_started(&region->tlb));
@@ -414,9 +426,10 @@ static __always_inline u64 exmap_quarantine_bind(struct exmap_region *region, u3
  * Returns what the frame is bound to now.
  */
 static __always_inline u64 exmap_quarantine_add(struct exmap_region *region,
-						struct exmap_interface *itf, u32 frame)
+						struct exmap_interface *itf, u32 frame,
+						u64 page)
 {
-	u64 bind = exmap_quarantine_bind(region, frame);
+	u64 bind = exmap_quarantine_bind(region, frame, page);
 
 	lockdep_assert_held(&itf->lock);
 	itf->ring[itf->ring_tail % EXMAP_RING_ENTRIES] = frame;
@@ -440,18 +453,14 @@ static __always_inline bool exmap_quarantine_rescue(struct exmap_frame *f, u64 p
 	       exmap_quarantine_take(f, bind);
 }
 
-/* A frame for a page, out of the interface's cache.  -ENOMEM: the pool is dry. */
-static __always_inline int exmap_op_take_frame(struct exmap_op *op, u64 page, u32 *frame)
+/* A frame out of the interface's cache.  -ENOMEM: the pool is dry. */
+static __always_inline int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
 {
 	struct exmap_interface *itf = op->itf;
-	struct exmap_frame *f;
 
 	if (unlikely(!itf->nr_cache) && !exmap_pool_refill(&op->region->pool, itf))
 		return -ENOMEM;
 	*frame = itf->cache[--itf->nr_cache];
-	f = &op->region->pool.frames[*frame];
-	/* a stale ring entry may be looking */
-	WRITE_ONCE(f->bind, ((f->bind >> 33) << 33) | page);
 	return 0;
 }
 

@@ -59,7 +59,6 @@ static int refill(struct exmap_op *op)
 		return 0;
 	if (exmap_quarantine_length(op->itf)) {
 		flush_own(op, EXMAP_FLUSH_RECLAIM);
-		op->nr_freed = EXMAP_RANGED_PAGES + 1;
 		if (op->itf->nr_cache)
 			return 0;
 	}
@@ -72,10 +71,8 @@ static int refill(struct exmap_op *op)
 
 static __always_inline int step(struct exmap_op *op, u64 page, exmap_step_fn fn)
 {
-	int ret = 0;
+	int ret = exmap_op_enter(op);
 
-	if (unlikely(!op->entered))
-		ret = exmap_op_enter(op);
 	while (likely(!ret)) {
 		if (likely(exmap_walk_to(&op->walk, page))) {
 			ret = fn(op, page);
@@ -105,7 +102,7 @@ int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn)
 /* Map a frame, which is ours, to a page, whose word is not mapped yet. */
 static __always_inline void map_frame(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 {
-	struct page *p = op->region->pool.frames[frame].page;
+	struct page *p = op->region->pool.pages[frame];
 
 	if (unlikely(exmap_pte_map(&op->walk, page, p)))
 		op->stale = true;
@@ -125,7 +122,7 @@ static noinline int rescue(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 	return 1;
 }
 
-static __always_inline int alloc_page_locked(struct exmap_op *op, u64 page)
+static __always_inline int alloc_locked(struct exmap_op *op, u64 page)
 {
 	u32 *word = exmap_walk_word(&op->walk, page);
 	u32 old = READ_ONCE(*word); /* LAZY may become 0 at any time */
@@ -138,7 +135,7 @@ static __always_inline int alloc_page_locked(struct exmap_op *op, u64 page)
 		return -EAGAIN;
 	if ((old & EXMAP_RES_LAZY) && rescue(op, page, word, EXMAP_RES_FRAME(old)))
 		return 1;
-	ret = exmap_op_take_frame(op, page, &frame);
+	ret = exmap_op_take_frame(op, &frame);
 	if (unlikely(ret))
 		return ret;
 	map_frame(op, page, word, frame);
@@ -148,41 +145,150 @@ static __always_inline int alloc_page_locked(struct exmap_op *op, u64 page)
 /* ALLOC, one page: a step. */
 int exmap_op_alloc_page(struct exmap_op *op, u64 page)
 {
-	return alloc_page_locked(op, page);
+	return alloc_locked(op, page);
 }
 
-/* ALLOC, one iov.  Returns 0 or an error; *changed counts pages either way. */
-static __always_inline int alloc_iov(struct exmap_op *op, struct exmap_iov iov, u64 flags,
-				     unsigned int *changed)
+/*
+ * ALLOC of an absent page without the page-table lock: calls contend for the
+ * word.  Whoever finds the word mapped may wait for its entry (exmap_pte_unmap),
+ * hence no preemption between the two.  Returns 1 or 0 like a step, or -ENOENT:
+ * then it takes the step.
+ */
+static __always_inline int alloc_lockless(struct exmap_region *region, struct exmap_interface *itf,
+					  u64 page)
 {
-	u64 first = iov.page, end = first + iov.len, page;
-	int ret;
+	struct exmap_chunk *chunk;
+	u32 *word, old, frame;
+	pte_t *table;
 
-	for (page = first; page < end; page++) {
-		ret = step(op, page, alloc_page_locked);
-		if (unlikely(ret < 0))
-			return ret;
-		if (unlikely(flags & EXMAP_ALLOC_PROBE) && !ret && page == first)
-			return 0;
-		*changed += ret;
+	chunk = exmap_chunk_ready(region, page / EXMAP_CHUNK_PAGES, &table);
+	if (unlikely(!chunk || !itf->nr_cache))
+		return -ENOENT;
+	word = chunk->words + page % EXMAP_CHUNK_PAGES;
+	old = READ_ONCE(*word);
+	if (unlikely(old))
+		return EXMAP_RES_MAPPED(old) ? 0 : -ENOENT;
+
+	frame = itf->cache[itf->nr_cache - 1];
+	preempt_disable();
+	old = cmpxchg(word, 0, frame + 1);
+	if (likely(!old))
+		exmap_pte_set(region, table, page, region->pool.pages[frame]);
+	preempt_enable();
+	if (unlikely(old))
+		return -ENOENT;
+	itf->nr_cache--;
+	itf->counts.mapped++;
+	itf->counts.allocs++;
+	return 1;
+}
+
+/* May pages be mapped without the lock?  A fault puts the zero page there under it. */
+static bool may_be_lockless(const struct exmap_op *op)
+{
+	return op->entered && !(op->region->flags & EXMAP_FAULT_ZERO);
+}
+
+static int alloc_one(struct exmap_op *op, u64 page)
+{
+	int ret = -ENOENT;
+
+	if (may_be_lockless(op))
+		ret = alloc_lockless(op->region, op->itf, page);
+	if (ret == -ENOENT) {
+		ret = step(op, page, alloc_locked);
+		exmap_walk_end(&op->walk);
 	}
-	return 0;
+	return ret;
+}
+
+/* Store what became of an iov: 0 or an error, and the pages that changed either way. */
+static __always_inline int put_result(struct exmap_iov *iov, int res, u32 pages)
+{
+	WRITE_ONCE(iov->value, (u64)pages << 32 | (u32)res);
+	return res < 0;
+}
+
+/* ALLOC, any iov.  Returns 1 if it failed. */
+static noinline int alloc_iov(struct exmap_op *op, struct exmap_iov *iov, struct exmap_iov vec,
+			      u64 flags)
+{
+	u64 first = vec.page, end = first + vec.len, page;
+	u32 changed = 0;
+	int ret = 0;
+
+	if (end > op->region->nr_pages)
+		return put_result(iov, -EFAULT, 0);
+	for (page = first; page < end; page++) {
+		ret = alloc_one(op, page);
+		if (ret < 0)
+			break;
+		if ((flags & EXMAP_ALLOC_PROBE) && !ret && page == first)
+			break;
+		changed += ret;
+	}
+	return put_result(iov, min(ret, 0), changed);
+}
+
+static __always_inline void let_others_run(struct exmap_walk *walk)
+{
+	if (unlikely(need_resched())) {
+		exmap_walk_end(walk);
+		cond_resched();
+	}
+}
+
+/**
+ * exmap_op_alloc - ALLOC a vector
+ * @op: entered or not
+ * @iov: user space may write it meanwhile
+ * @len: of @iov
+ * @flags: of the call
+ *
+ * Returns the number of iovs that failed.  This and exmap_op_free are the loops
+ * that the whole module is for: at a hundred instructions a page every call and
+ * every reload counts, hence the short way for iovs of one page.
+ */
+long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags)
+{
+	struct exmap_region *region = op->region;
+	struct exmap_interface *itf = op->itf;
+	const u64 nr_pages = region->nr_pages;
+	struct exmap_iov *end = iov + len;
+	bool lockless = len && !exmap_op_enter(op) && may_be_lockless(op);
+	long failed = 0;
+
+	for (; iov < end; iov++) {
+		struct exmap_iov vec = { .value = READ_ONCE(iov->value) };
+		int ret = -ENOENT;
+
+		if (likely(lockless && vec.len == 1 && vec.page < nr_pages))
+			ret = alloc_lockless(region, itf, vec.page);
+		if (likely(ret >= 0)) {
+			put_result(iov, 0, ret);
+		} else {
+			failed += alloc_iov(op, iov, vec, flags);
+			lockless = may_be_lockless(op);
+		}
+		let_others_run(&op->walk);
+	}
+	return failed;
 }
 
 /* FREE, one page, into quarantine.  Returns how many that were. */
-static __always_inline unsigned int free_page_locked(struct exmap_op *op, u64 page)
+static __always_inline u32 free_locked(struct exmap_op *op, struct exmap_walk *walk, u64 page)
 {
 	struct exmap_interface *itf = op->itf;
-	u32 *word = exmap_walk_word(&op->walk, page);
+	u32 *word = exmap_walk_word(walk, page);
 	u32 old = READ_ONCE(*word);
 	u32 frame = EXMAP_RES_FRAME(old);
 	u64 bind;
 
 	if (unlikely(!EXMAP_RES_MAPPED(old)))
 		return 0;
-	exmap_pte_unmap(&op->walk, page);
+	exmap_pte_unmap(walk, page);
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
-	bind = exmap_quarantine_add(op->region, itf, frame);
+	bind = exmap_quarantine_add(walk->region, itf, frame, page);
 	itf->counts.mapped--;
 	itf->counts.frees++;
 
@@ -202,15 +308,16 @@ void exmap_op_empty_ring(struct exmap_op *op)
 	op->nr_freed = EXMAP_RANGED_PAGES + 1;
 }
 
-/* FREE, one iov. */
-static __always_inline int free_iov(struct exmap_op *op, struct exmap_iov iov, u64 flags,
-				    unsigned int *changed)
+/* FREE, any iov.  Returns 1 if it failed. */
+static noinline int free_iov(struct exmap_op *op, struct exmap_iov *iov, struct exmap_iov vec)
 {
-	u64 page = iov.page, end = page + iov.len;
-	int ret = 0;
+	u64 page = vec.page, end = page + vec.len;
+	u32 changed = 0;
+	int ret;
 
-	if (unlikely(!op->entered))
-		ret = exmap_op_enter(op);
+	if (end > op->region->nr_pages)
+		return put_result(iov, -EFAULT, 0);
+	ret = exmap_op_enter(op);
 	while (!ret && page < end) {
 		exmap_op_make_room(op);
 		if (!exmap_walk_to(&op->walk, page)) {
@@ -218,55 +325,48 @@ static __always_inline int free_iov(struct exmap_op *op, struct exmap_iov iov, u
 			page = round_up(page + 1, EXMAP_CHUNK_PAGES);
 			continue;
 		}
-		*changed += free_page_locked(op, page++);
+		changed += free_locked(op, &op->walk, page++);
 	}
-	return ret;
+	exmap_walk_end(&op->walk);
+	return put_result(iov, ret, changed);
 }
 
-/*
- * The loops over a vector.  They and what they call are inlined into one
- * function for each opcode: at some hundred instructions a page, calls count.
+/**
+ * exmap_op_free - FREE a vector, but for the flush, which exmap_op_finish does
+ * @op: entered or not
+ * @iov: user space may write it meanwhile
+ * @len: of @iov
+ *
+ * Returns the number of iovs that failed.
  */
-typedef int (*iov_fn)(struct exmap_op *op, struct exmap_iov iov, u64 flags, unsigned int *changed);
-
-static __always_inline long run_iovs(struct exmap_op *op, struct exmap_iov *iov, unsigned int len,
-				     u64 flags, iov_fn fn)
-{
-	u64 nr_pages = op->region->nr_pages;
-	unsigned int i;
-	long failed = 0;
-
-	for (i = 0; i < len; i++) {
-		struct exmap_iov vec = { .value = READ_ONCE(iov[i].value) };
-		struct exmap_iov result = { };
-		unsigned int changed = 0;
-		int res = -EFAULT;
-
-		if (likely((u64)vec.page + vec.len <= nr_pages))
-			res = fn(op, vec, flags, &changed);
-		failed += res < 0;
-		result.res = res;
-		result.pages = changed;
-		WRITE_ONCE(iov[i].value, result.value);
-
-		if (unlikely(need_resched())) {
-			exmap_walk_end(&op->walk);
-			cond_resched();
-		}
-	}
-	return failed;
-}
-
-/* Returns the number of iovs that failed. */
-long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags)
-{
-	return run_iovs(op, iov, len, flags, alloc_iov);
-}
-
-/* Without the flush; exmap_op_finish does it. */
 long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len)
 {
-	return run_iovs(op, iov, len, 0, free_iov);
+	struct exmap_walk walk = { .region = op->region };
+	struct exmap_interface *itf = op->itf;
+	const u64 nr_pages = op->region->nr_pages;
+	struct exmap_iov *end = iov + len;
+	bool entered = len && !exmap_op_enter(op);
+	long failed = 0;
+
+	for (; iov < end; iov++) {
+		struct exmap_iov vec = { .value = READ_ONCE(iov->value) };
+
+		if (likely(entered && vec.len == 1 && vec.page < nr_pages &&
+			   exmap_quarantine_length(itf) < EXMAP_RING_ENTRIES)) {
+			u32 freed = 0;
+
+			if (likely(exmap_walk_to(&walk, vec.page)))
+				freed = free_locked(op, &walk, vec.page);
+			put_result(iov, 0, freed);
+		} else {
+			exmap_walk_end(&walk);
+			failed += free_iov(op, iov, vec);
+			entered = op->entered;
+		}
+		let_others_run(&walk);
+	}
+	exmap_walk_end(&walk);
+	return failed;
 }
 
 /* Flush the few pages that this call freed, and retire just them. */

@@ -43,15 +43,36 @@ static int alloc_page_list(struct list_head *pages, u32 nr)
 	return 0;
 }
 
-static int alloc_tables(u32 capacity, struct exmap_frame **frames, u32 **free)
+struct tables {
+	struct page **pages;
+	struct exmap_frame *frames;
+	u32 *free;
+};
+
+static void free_tables(struct tables *tables)
 {
-	*frames = __vmalloc(array_size(capacity, sizeof(**frames)), EXMAP_GFP_TABLE);
-	*free = __vmalloc(array_size(capacity, sizeof(**free)), EXMAP_GFP_TABLE);
-	if (*frames && *free)
+	vfree(tables->pages);
+	vfree(tables->frames);
+	vfree(tables->free);
+}
+
+static int alloc_tables(u32 capacity, struct tables *tables)
+{
+	tables->pages = __vmalloc(array_size(capacity, sizeof(*tables->pages)), EXMAP_GFP_TABLE);
+	tables->frames = __vmalloc(array_size(capacity, sizeof(*tables->frames)), EXMAP_GFP_TABLE);
+	tables->free = __vmalloc(array_size(capacity, sizeof(*tables->free)), EXMAP_GFP_TABLE);
+	if (tables->pages && tables->frames && tables->free)
 		return 0;
-	vfree(*frames);
-	vfree(*free);
+	free_tables(tables);
 	return -ENOMEM;
+}
+
+/* Exchange the tables of a pool for others; all interfaces are held. */
+static void swap_tables(struct exmap_pool *pool, struct tables *tables)
+{
+	swap(pool->pages, tables->pages);
+	swap(pool->frames, tables->frames);
+	swap(pool->free, tables->free);
 }
 
 /* Put the pages of a list into the holes of the table. */
@@ -62,11 +83,11 @@ static void fill_holes(struct exmap_pool *pool, struct list_head *pages)
 	while (frame-- && !list_empty(pages)) {
 		struct page *page;
 
-		if (pool->frames[frame].page)
+		if (pool->pages[frame])
 			continue;
 		page = list_first_entry(pages, struct page, lru);
 		list_del(&page->lru);
-		pool->frames[frame].page = page;
+		pool->pages[frame] = page;
 		pool->free[pool->nr_free++] = frame;
 		pool->total++;
 	}
@@ -74,14 +95,16 @@ static void fill_holes(struct exmap_pool *pool, struct list_head *pages)
 
 int exmap_pool_create(struct exmap_pool *pool, u32 nr)
 {
+	struct tables tables;
 	LIST_HEAD(pages);
 	int ret;
 
 	spin_lock_init(&pool->lock);
 	pool->pinned = EXMAP_NO_FRAME;
-	ret = alloc_tables(nr, &pool->frames, &pool->free);
+	ret = alloc_tables(nr, &tables);
 	if (ret)
 		return ret;
+	swap_tables(pool, &tables);
 	pool->capacity = nr;
 	ret = alloc_page_list(&pages, nr);
 	if (ret)
@@ -101,17 +124,16 @@ err_pages:
  */
 void exmap_pool_destroy(struct exmap_pool *pool)
 {
+	struct tables tables = { };
 	u32 frame;
 
 	for (frame = 0; frame < pool->capacity; frame++) {
-		if (pool->frames[frame].page)
-			put_page(pool->frames[frame].page);
+		if (pool->pages[frame])
+			put_page(pool->pages[frame]);
 		cond_resched();
 	}
-	vfree(pool->frames);
-	vfree(pool->free);
-	pool->frames = NULL;
-	pool->free = NULL;
+	swap_tables(pool, &tables);
+	free_tables(&tables);
 	pool->capacity = 0;
 	pool->total = 0;
 	pool->nr_free = 0;
@@ -119,14 +141,13 @@ void exmap_pool_destroy(struct exmap_pool *pool)
 	pool->pinned = EXMAP_NO_FRAME;
 }
 
-/* Replace the tables by larger ones; all interfaces are held. */
-static void swap_tables(struct exmap_pool *pool, u32 capacity, struct exmap_frame **frames,
-			u32 **free)
+/* Take on larger tables, and leave the old ones in their place; all interfaces are held. */
+static void enlarge(struct exmap_pool *pool, u32 capacity, struct tables *tables)
 {
-	memcpy(*frames, pool->frames, pool->capacity * sizeof(**frames));
-	memcpy(*free, pool->free, pool->nr_free * sizeof(**free));
-	swap(pool->frames, *frames);
-	swap(pool->free, *free);
+	memcpy(tables->pages, pool->pages, pool->capacity * sizeof(*pool->pages));
+	memcpy(tables->frames, pool->frames, pool->capacity * sizeof(*pool->frames));
+	memcpy(tables->free, pool->free, pool->nr_free * sizeof(*pool->free));
+	swap_tables(pool, tables);
 	pool->capacity = capacity;
 }
 
@@ -134,28 +155,26 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr)
 {
 	struct exmap_pool *pool = &region->pool;
 	u32 capacity = pool->total + nr;
-	struct exmap_frame *frames = NULL;
-	u32 *free = NULL;
+	struct tables tables = { };
 	LIST_HEAD(pages);
 	int ret;
 
 	lockdep_assert_held(&region->setup);
 	if (capacity > pool->capacity) {
-		ret = alloc_tables(capacity, &frames, &free);
+		ret = alloc_tables(capacity, &tables);
 		if (ret)
 			return ret;
 	}
 	ret = alloc_page_list(&pages, nr);
 	if (!ret) {
 		exmap_region_freeze(region);
-		if (frames)
-			swap_tables(pool, capacity, &frames, &free);
+		if (tables.pages)
+			enlarge(pool, capacity, &tables);
 		fill_holes(pool, &pages);
 		exmap_region_thaw(region);
 	}
 	free_page_list(&pages);
-	vfree(frames);
-	vfree(free);
+	free_tables(&tables);
 	return ret;
 }
 
@@ -165,10 +184,10 @@ static int take_frames(struct exmap_pool *pool, u32 nr, struct list_head *pages)
 	if (pool->nr_free < nr)
 		return -EBUSY;
 	while (nr--) {
-		struct exmap_frame *frame = &pool->frames[pool->free[--pool->nr_free]];
+		u32 frame = pool->free[--pool->nr_free];
 
-		list_add(&frame->page->lru, pages);
-		frame->page = NULL;
+		list_add(&pool->pages[frame]->lru, pages);
+		pool->pages[frame] = NULL;
 		pool->total--;
 	}
 	return 0;
@@ -199,7 +218,7 @@ static void unpin_locked(struct exmap_pool *pool)
 		struct exmap_frame *f = &pool->frames[frame];
 		u32 next = exmap_bind_page(f->bind);
 
-		if (page_ref_count(f->page) == 1) {
+		if (page_ref_count(pool->pages[frame]) == 1) {
 			pool->free[pool->nr_free++] = frame;
 			pool->nr_pinned--;
 		} else {
@@ -264,12 +283,4 @@ void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 
 	memcpy(pool->free + pool->nr_free, itf->cache + itf->nr_cache, nr * sizeof(*itf->cache));
 	pool->nr_free += nr;
 	spin_unlock(&pool->lock);
-}
-
-/* A free frame, into the interface's cache. */
-void exmap_pool_release(struct exmap_pool *pool, struct exmap_interface *itf, u32 frame)
-{
-	if (itf->nr_cache == EXMAP_CACHE_FRAMES)
-		exmap_pool_spill(pool, itf, EXMAP_REFILL_FRAMES);
-	itf->cache[itf->nr_cache++] = frame;
 }

@@ -19,6 +19,22 @@ static __always_inline void exmap_walk_end(struct exmap_walk *walk)
 	walk->chunk = NULL;
 }
 
+/*
+ * The chunk and its table, if it has one.  The caller holds an interface, so
+ * that the table stays where it is.
+ */
+static __always_inline struct exmap_chunk *exmap_chunk_ready(struct exmap_region *region, u64 nr,
+							     pte_t **table)
+{
+	struct exmap_chunk *chunk;
+
+	chunk = smp_load_acquire(&region->chunks[nr]); /* pairs with make_chunk */
+	if (unlikely(!chunk))
+		return NULL;
+	*table = smp_load_acquire(&chunk->ptes); /* pairs with publish_table */
+	return likely(*table) ? chunk : NULL;
+}
+
 /**
  * exmap_walk_to - move to a page and lock its chunk
  * @walk: position, with a chunk locked or not
@@ -31,13 +47,14 @@ static __always_inline struct exmap_chunk *exmap_walk_to(struct exmap_walk *walk
 {
 	u64 nr = page / EXMAP_CHUNK_PAGES;
 	struct exmap_chunk *chunk;
+	pte_t *table;
 
 	if (walk->chunk && walk->nr == nr)
 		return walk->chunk;
 	exmap_walk_end(walk);
 
-	chunk = smp_load_acquire(&walk->region->chunks[nr]); /* pairs with make_chunk */
-	if (!chunk || !smp_load_acquire(&chunk->ptes)) /* pairs with publish_table */
+	chunk = exmap_chunk_ready(walk->region, nr, &table);
+	if (unlikely(!chunk))
 		return NULL;
 	spin_lock(chunk->ptl);
 	__release(chunk->ptl); /* for sparse: the walk carries the lock */
@@ -58,29 +75,43 @@ static __always_inline pte_t *exmap_pte_of(struct exmap_walk *walk, u64 page)
 	return walk->chunk->ptes + page % EXMAP_CHUNK_PAGES;
 }
 
+/* Map a frame, accessed and clean, where there is no entry. */
+static __always_inline void exmap_pte_set(struct exmap_region *region, pte_t *table, u64 page,
+					  struct page *frame)
+{
+	set_pte_at(region->mm, exmap_region_address(region, page),
+		   table + page % EXMAP_CHUNK_PAGES,
+		   __pte(region->pte_bits | (page_to_pfn(frame) << PAGE_SHIFT)));
+}
+
 /*
- * Map a frame: accessed, clean.  Returns true if the entry was the zero page,
- * of which the caller has to flush the TLBs.
+ * The same where the zero page may be mapped: then returns true, and the caller
+ * has to flush the TLBs.
  */
 static __always_inline bool exmap_pte_map(struct exmap_walk *walk, u64 page, struct page *frame)
 {
 	struct exmap_region *region = walk->region;
 	pte_t *ptep = exmap_pte_of(walk, page);
-	unsigned long addr = exmap_region_address(region, page);
 	bool stale = false;
 
 	if (unlikely(!pte_none(*ptep)))
-		stale = pte_present(ptep_get_and_clear(region->mm, addr, ptep));
-	set_pte_at(region->mm, addr, ptep,
-		   __pte(region->pte_bits | (page_to_pfn(frame) << PAGE_SHIFT)));
+		stale = pte_present(ptep_get_and_clear(region->mm,
+						       exmap_region_address(region, page), ptep));
+	exmap_pte_set(region, walk->chunk->ptes, page, frame);
 	return stale;
 }
 
-/* The page has an entry: of a frame. */
+static __always_inline pte_t exmap_pte_clear(struct exmap_walk *walk, u64 page)
+{
+	return ptep_get_and_clear(walk->region->mm, exmap_region_address(walk->region, page),
+				  exmap_pte_of(walk, page));
+}
+
+/* The page's word says that it is mapped; the entry may be a moment late (alloc_lockless). */
 static __always_inline void exmap_pte_unmap(struct exmap_walk *walk, u64 page)
 {
-	ptep_get_and_clear(walk->region->mm, exmap_region_address(walk->region, page),
-			   exmap_pte_of(walk, page));
+	while (unlikely(pte_none(exmap_pte_clear(walk, page))))
+		cpu_relax();
 }
 
 #endif /* _EXMAP_PTABLE_H */

@@ -44,7 +44,7 @@ static __always_inline void retire(struct exmap_region *region, struct exmap_int
 {
 	itf->counts.quarantine--;
 	/* pairs with the reference that get_user_pages takes before it looks at the entry again */
-	if (likely(page_ref_count(region->pool.frames[frame].page) == 1))
+	if (likely(page_ref_count(region->pool.pages[frame]) == 1))
 		exmap_pool_release(&region->pool, itf, frame);
 	else
 		exmap_pool_pin(&region->pool, frame);

@@ -61,11 +61,11 @@ static void unmap_range(struct exmap_region *region, u64 first, u64 last)
 			page |= EXMAP_CHUNK_PAGES - 1;
 			continue;
 		}
-		exmap_pte_unmap(&walk, page);	/* also of the zero page */
+		exmap_pte_clear(&walk, page);	/* also of the zero page */
 		word = exmap_walk_word(&walk, page);
 		if (!EXMAP_RES_MAPPED(*word))
 			continue;
-		exmap_quarantine_bind(region, EXMAP_RES_FRAME(*word));
+		exmap_quarantine_bind(region, EXMAP_RES_FRAME(*word), page);
 		WRITE_ONCE(*word, *word | EXMAP_RES_LAZY);
 		counts->mapped--;
 		counts->quarantine++;

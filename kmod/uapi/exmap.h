@@ -143,9 +143,8 @@
  * page is mapped if and only if EXMAP_RES_MAPPED is true of its word; then
  * EXMAP_RES_FRAME is the index of its frame, which no other mapped page has.  An
  * absent page's word is 0, or has EXMAP_RES_BUSY (being read) or EXMAP_RES_LAZY
- * (freed, in quarantine).  It is written under the page-table lock together with
- * the page-table entry; a reader without a lock sees a word that was true a
- * moment ago.
+ * (freed, in quarantine).  A word is written next to its page-table entry; a
+ * reader sees one that was true a moment ago, or will be in a moment.
  */
 #ifndef _UAPI_EXMAP_H
 #define _UAPI_EXMAP_H
