@@ -9,6 +9,10 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+/* Far from where udev looks for file systems, which fills the page cache. */
+#define FIRST 700
+#define LAST (FIRST + 7)
+
 static void wait_until_busy(struct region *r, __u64 page)
 {
 	int i;
@@ -17,6 +21,12 @@ static void wait_until_busy(struct region *r, __u64 page)
 		CHECK(i < 10000);
 		usleep(100);
 	}
+}
+
+static void wait_until_begun(struct region *r, __u64 page)
+{
+	while (!__atomic_load_n(&r->words[page], __ATOMIC_ACQUIRE))
+		usleep(100);
 }
 
 struct reading {
@@ -29,38 +39,38 @@ static void *read_eight(void *arg)
 {
 	struct reading *reading = arg;
 
-	reading->res = one(reading->r, 0, EXMAP_OP_READ, 8, 8, 0, &reading->changed);
+	reading->res = one(reading->r, 0, EXMAP_OP_READ, FIRST, 8, 0, &reading->changed);
 	return NULL;
 }
 
 CASE(device_slow_read_shows_its_pages_busy_and_only_when_complete)
 {
-	struct region r = open_region(1024, 16, 2, EXMAP_FAULT_ALLOC, null_disk("400000000", O_DIRECT));
+	struct region r = open_region(1024, 16, 2, EXMAP_FAULT_ALLOC, null_disk("2000000000", O_DIRECT));
 	struct reading reading = { &r, 1, 0 };
 	struct exmap_counters c;
 	pthread_t thread;
 	int changed;
 
 	CHECK(!pthread_create(&thread, NULL, read_eight, &reading));
-	wait_until_busy(&r, 15);
+	wait_until_busy(&r, LAST);
 	c = counters(&r);
 	CHECK(c.busy == 8 && !c.mapped && c.total == c.free + c.quarantine + 8);
-	CHECK(one(&r, 1, EXMAP_OP_ALLOC, 8, 1, 0, NULL) == -EAGAIN);
-	CHECK(one(&r, 1, EXMAP_OP_READ, 15, 1, 0, NULL) == -EAGAIN);
-	CHECK(one(&r, 1, EXMAP_OP_WRITE, 9, 1, 0, NULL) == -ENOENT);
-	CHECK(!one(&r, 1, EXMAP_OP_FREE, 8, 8, 0, &changed) && !changed);
+	CHECK(one(&r, 1, EXMAP_OP_ALLOC, FIRST, 1, 0, NULL) == -EAGAIN);
+	CHECK(one(&r, 1, EXMAP_OP_READ, LAST, 1, 0, NULL) == -EAGAIN);
+	CHECK(one(&r, 1, EXMAP_OP_WRITE, FIRST + 1, 1, 0, NULL) == -ENOENT);
+	CHECK(!one(&r, 1, EXMAP_OP_FREE, FIRST, 8, 0, &changed) && !changed);
 	/* other pages and other frames are not disturbed */
 	CHECK(one(&r, 1, EXMAP_OP_ALLOC, 16, 9, 0, &changed) == -ENOMEM && changed == 8);
-	CHECK(counters(&r).busy == 8 && !mapped(&r, 8));
+	CHECK(counters(&r).busy == 8 && !mapped(&r, FIRST));
 	/* a touch waits for the content */
-	CHECK(r.mem[12 * PAGE + 5] == 12);
+	CHECK((__u8)r.mem[LAST * PAGE + 5] == (__u8)LAST);
 	CHECK(!pthread_join(thread, NULL));
 	CHECK(!reading.res && reading.changed == 8 && counters(&r).mapped == 16);
 }
 
 CASE(device_slow_read_meets_madvise_and_munmap)
 {
-	int disk = null_disk("400000000", O_DIRECT);
+	int disk = null_disk("2000000000", O_DIRECT);
 	struct region r = open_region(1024, 16, 2, 0, disk);
 	struct reading reading = { &r, 1, 0 };
 	struct exmap_counters c;
@@ -68,19 +78,19 @@ CASE(device_slow_read_meets_madvise_and_munmap)
 	int i;
 
 	CHECK(!pthread_create(&thread, NULL, read_eight, &reading));
-	wait_until_busy(&r, 15);
+	wait_until_busy(&r, LAST);
 	CHECK(!madvise(r.mem, r.pages * PAGE, MADV_DONTNEED));
 	CHECK(counters(&r).busy == 8); /* it does not wait for the device */
 	CHECK(!pthread_join(thread, NULL));
 	check_conserved(r.fd);
 	/* either it came after the FREE, or it was undone */
-	for (i = 8; i < 16; i++)
-		CHECK(!mapped(&r, i) || r.mem[i * PAGE] == i);
+	for (i = FIRST; i <= LAST; i++)
+		CHECK(!mapped(&r, i) || (__u8)r.mem[i * PAGE] == (__u8)i);
 	CHECK(reading.changed == (int)counters(&r).mapped);
 
 	CHECK(!one(&r, 1, EXMAP_OP_FREE, 0, 1024, 0, NULL));
 	CHECK(!pthread_create(&thread, NULL, read_eight, &reading));
-	wait_until_busy(&r, 15);
+	wait_until_busy(&r, LAST);
 	CHECK(!munmap(r.mem, r.pages * PAGE));
 	CHECK(!pthread_join(thread, NULL));
 	CHECK(reading.res == -EPROTO && !reading.changed);
@@ -93,8 +103,8 @@ static void *read_forever(void *arg)
 	struct reading *reading = arg;
 
 	for (;;) {
-		one(reading->r, 1, EXMAP_OP_READ, 512, 100, 0, NULL);
-		one(reading->r, 1, EXMAP_OP_FREE, 512, 100, EXMAP_FREE_LAZY, NULL);
+		one(reading->r, 1, EXMAP_OP_READ, 800, 100, 0, NULL);
+		one(reading->r, 1, EXMAP_OP_FREE, 800, 100, EXMAP_FREE_LAZY, NULL);
 	}
 	return NULL;
 }
@@ -113,9 +123,9 @@ static void read_until_killed(void *arg)
 
 	CHECK(!pthread_create(&threads[0], NULL, read_eight, &reading));
 	CHECK(!pthread_create(&threads[1], NULL, read_forever, &reading));
-	wait_until_busy(&r, 15);
-	while (!__atomic_load_n(&r.words[611], __ATOMIC_ACQUIRE))
-		usleep(100);
+	/* most likely they are still being read: that takes half a second */
+	wait_until_begun(&r, LAST);
+	wait_until_begun(&r, 899);
 	CHECK(write(victim->started, "", 1) == 1);
 	pause();
 }
@@ -123,7 +133,7 @@ static void read_until_killed(void *arg)
 /* Kill a process in the middle of a READ, many times. */
 static void kill_readers(int open_flags)
 {
-	int disk = null_disk("200000000", open_flags), ends[2], round, status;
+	int disk = null_disk("500000000", open_flags), ends[2], round, status;
 	struct victim victim = { .disk = disk };
 	struct region r;
 	char byte;
@@ -143,7 +153,7 @@ static void kill_readers(int open_flags)
 		close(ends[1]);
 		CHECK(read(ends[0], &byte, 1) == 1);
 		close(ends[0]);
-		usleep((unsigned int)round * 50000);
+		usleep((unsigned int)round * 90000);
 		CHECK(!kill(child, SIGKILL));
 		CHECK(waitpid(child, &status, 0) == child);
 		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
@@ -185,22 +195,24 @@ static void read_bad_pages(int open_flags)
 	int changed;
 
 	for (i = 0; i < 4; i++)
-		spoil(bad[i]);
-	fill(iov, 50, 0, 2);
+		spoil(FIRST + bad[i]);
+	fill(iov, 50, FIRST, 2);
 	CHECK(act(&r, 0, EXMAP_OP_READ, 50, 0) == 4);
 	for (i = 0; i < 50; i++) {
 		bool good = i != 0 && i != 10 && i != 11 && i != 49;
+		unsigned int page = FIRST + 2 * i;
 
 		CHECK(iov[i].res == (good ? 0 : -EIO) && iov[i].pages == good);
-		CHECK(mapped(&r, 2 * i) == good);
-		CHECK(!good || (__u8)r.mem[2 * i * PAGE + 4095] == 2 * i);
+		CHECK(mapped(&r, page) == good);
+		CHECK(!good || (__u8)r.mem[page * PAGE + 4095] == (__u8)page);
 	}
 	CHECK(counters(&r).mapped == 46 && !counters(&r).busy && counters(&r).reads == 46);
 	/* a page that could not be read may be allocated, or read when the disk is well again */
-	CHECK(!one(&r, 0, EXMAP_OP_ALLOC, 20, 1, 0, &changed) && changed == 1);
-	heal(22);
-	CHECK(!one(&r, 0, EXMAP_OP_READ, 22, 1, 0, &changed) && changed == 1);
-	CHECK(r.mem[22 * PAGE] == 22 && r.mem[22 * PAGE + 4095] == 22);
+	CHECK(!one(&r, 0, EXMAP_OP_ALLOC, FIRST + 20, 1, 0, &changed) && changed == 1);
+	heal(FIRST + 22);
+	CHECK(!one(&r, 0, EXMAP_OP_READ, FIRST + 22, 1, 0, &changed) && changed == 1);
+	CHECK((__u8)r.mem[(FIRST + 22) * PAGE] == (__u8)(FIRST + 22));
+	CHECK((__u8)r.mem[(FIRST + 22) * PAGE + 4095] == (__u8)(FIRST + 22));
 	CHECK(!one(&r, 0, EXMAP_OP_FREE, 0, 1024, 0, NULL));
 	CHECK(counters(&r).free == 128);
 }

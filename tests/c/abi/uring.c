@@ -436,7 +436,7 @@ static void read_until_killed(void *arg)
 
 CASE(uring_reads_in_flight_are_survived_by_kill)
 {
-	struct victim victim = { .disk = null_disk("300000000", O_DIRECT) };
+	struct victim victim = { .disk = null_disk("1000000000", O_DIRECT) };
 	int ends[2], round, status;
 	char byte;
 
@@ -462,14 +462,14 @@ CASE(uring_reads_in_flight_are_survived_by_kill)
 
 CASE(uring_reads_in_flight_end_though_the_ring_was_closed)
 {
-	struct region r = open_region(1024, 64, 2, 0, null_disk("300000000", O_DIRECT));
+	struct region r = open_region(1024, 64, 2, 0, null_disk("1000000000", O_DIRECT));
 	struct ring ring = open_ring();
 	int i;
 
 	submit_two_reads(&r, &ring);
 	CHECK(!close(ring.fd));
 	for (i = 0; counters(&r).busy; i++) {
-		CHECK(i < 5000);
+		CHECK(i < 10000);
 		usleep(1000);
 	}
 	CHECK(counters(&r).mapped == 16 && counters(&r).free == 48);
