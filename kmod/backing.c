@@ -293,7 +293,6 @@ static int unclaim(struct exmap_op *op, u64 page)
 static void abandon(struct exmap_op *op, const struct io_slot *slot)
 {
 	struct exmap_region *region = op->region;
-	struct exmap_pool *pool = &region->pool;
 	struct exmap_chunk *chunk = region->chunks[slot->page / EXMAP_CHUNK_PAGES];
 
 	exmap_op_leave(op);
@@ -301,10 +300,7 @@ static void abandon(struct exmap_op *op, const struct io_slot *slot)
 	if (!region->dead)
 		WRITE_ONCE(chunk->words[slot->page % EXMAP_CHUNK_PAGES], 0);
 	op->itf->counts.busy--;
-	if (page_ref_count(pool->pages[slot->frame]) == 1)
-		exmap_pool_push(pool, slot->frame);
-	else
-		exmap_pool_pin(pool, slot->frame);
+	exmap_pool_return(&region->pool, slot->frame);
 	mutex_unlock(&op->itf->lock);
 }
 

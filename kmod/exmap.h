@@ -6,10 +6,14 @@
  *
  *	region->setup		SETUP, RESIZE, CLONE; never taken below mmap_lock
  *	interface->io_lock	one READ or WRITE at a time, its I/O included
- *	mm->mmap_lock		(populating a chunk, page faults, mmu notifiers)
+ *	mm->mmap_lock		(populating a chunk, page faults)
+ *	region->snapshots_lock	for writing: create, break, destroy
+ *	chunk->view_lock	what views map of the chunk
+ *				(mmu notifiers)
  *	region->world		whoever needs the region still
  *	interface->lock		all of them, under world; or one, for a step of a call
  *	chunk->ptl		the page-table lock of the chunk's table
+ *	chunk->lock		what snapshots hold of the chunk
  *	pool->lock		leaf
  *	region->gate		leaf
  *
@@ -27,6 +31,7 @@
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
+#include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 
@@ -36,6 +41,7 @@
 #define EXMAP_REFILL_FRAMES	512	/* and moves from or to the pool at once */
 #define EXMAP_RING_ENTRIES	16384	/* quarantine of an interface, a power of two */
 #define EXMAP_RANGED_PAGES	32	/* pages flushed one by one rather than all */
+#define EXMAP_MOVED_PAGES	256	/* pages moved to snapshots before a flush */
 #define EXMAP_RESIDENCY_WORDS	(PAGE_SIZE / sizeof(u32))
 #define EXMAP_NO_FRAME		U32_MAX
 
@@ -68,6 +74,23 @@ static inline u32 exmap_bind_page(u64 bind)
 }
 
 /**
+ * struct exmap_record - what a snapshot holds of a chunk (snapshot.c)
+ * @next: in exmap_pool.spares
+ * @nr_frames: how many of @words are frames
+ * @pinned: some of them may have a foreign reference
+ * @words: for each page, 0: absent; EXMAP_RES_SNAPSHOT: look at the next newer
+ *	snapshot; else a frame, plus 1
+ *
+ * Owned by the snapshot, later by the pool.
+ */
+struct exmap_record {
+	struct exmap_record *next;
+	u32 nr_frames;
+	bool pinned;
+	u32 words[EXMAP_CHUNK_PAGES];
+};
+
+/**
  * struct exmap_pool - the frames of a region
  * @pages: table of all frames' memory, @capacity long; the pool's references;
  *	NULL for a hole that RESIZE left.  Apart from @frames because ALLOC
@@ -76,7 +99,9 @@ static inline u32 exmap_bind_page(u64 bind)
  * @free: stack of indices of free frames, @capacity long, @nr_free in use
  * @total: frames that are not holes
  * @pinned: list of retired frames that still have a foreign reference
- * @lock: protects @free, @nr_free, @pinned and @nr_pinned
+ * @spares: records whose frames are free: @nr_spare in all
+ * @lock: protects @free, @nr_free, @pinned, @nr_pinned, @spares, @nr_spare, and
+ *	the reserves of snapshots
  *
  * Owned by the region.  @pages, @frames, @free, @capacity and @total change only
  * while all interfaces are held.
@@ -91,6 +116,8 @@ struct exmap_pool {
 	u32 nr_free;
 	u32 nr_pinned;
 	u32 pinned;
+	u32 nr_spare;
+	struct exmap_record *spares;
 };
 
 /**
@@ -108,28 +135,75 @@ struct exmap_tlb {
 
 /**
  * struct exmap_chunk - 512 pages under one page table
- * @ptes: the table, or NULL when it has to be looked up (again)
- * @ptl: its lock, valid while @ptes is
- * @words: the chunk's part of the residency map; changed under @ptl, but for LAZY
- *	words, which become 0 when their frame is retired
+ * @ptes: the table while it is plugged in, else NULL
+ * @table: the table, or NULL when it has to be looked up (again)
+ * @ptl: its lock, valid while @table is
+ * @words: the chunk's part of the residency map
  * @exported: reference on the table's page, taken when it was exported
+ * @lock: protects the chunk's records, and the words of shared pages
+ * @viewed: views may map frames that the live region has too
+ * @view_lock: held while views map or unmap pages of the chunk
  *
- * Made at the first touch, dies with the region.  @ptes is cleared, with all
- * interfaces held, whenever the core mm may take the table away; then no word
- * of the chunk is mapped or lazy.
+ * Made at the first touch, dies with the region.  Its states, which change from
+ * left to right with an interface held and back with all of them:
+ *
+ *	no table	parked (@table)		in use (@table == @ptes)
+ *
+ * A freeze parks; an mmu notifier takes the table away, since the core mm may do
+ * that, after it has unmapped all pages.  Words change under @ptl, but for
+ * those that are 0, which ALLOC claims by cmpxchg, and LAZY ones, which become 0
+ * when their frame is retired.
  */
 struct exmap_chunk {
 	pte_t *ptes;
+	pte_t *table;
 	spinlock_t *ptl;	/* see above */
 	u32 *words;
 	struct page *exported;
+	spinlock_t lock;	/* see above */
+	bool viewed;
+	struct mutex view_lock;	/* see above */
 } ____cacheline_aligned;
+
+/**
+ * struct exmap_snapshot - a frozen range of a region
+ * @node: in region->snapshots, oldest first; RCU
+ * @rcu: for its end
+ * @region: a reference
+ * @id: for tracepoints and lists
+ * @start: first page
+ * @nr_pages: length of the range
+ * @first: the same in chunks
+ * @nr_chunks: the same in chunks
+ * @records: of each chunk; entries are protected by the chunk's lock
+ * @reserve: frames set aside for copies, @nr_reserve of them left
+ * @reserve_all: there is to be one for each shared page
+ * @broken: some content is lost, and the rest has been given up
+ * @mapping: through which its views are found; NULL before there are any
+ */
+struct exmap_snapshot {
+	struct list_head node;
+	struct rcu_head rcu;
+	struct exmap_region *region;
+	u32 id;
+	u64 start;
+	u64 nr_pages;
+	u64 first;
+	u64 nr_chunks;
+	struct exmap_record **records;
+	u32 *reserve;
+	u32 nr_reserve;
+	bool reserve_all;
+	bool broken;
+	struct address_space *mapping;
+};
 
 /* Signed where other interfaces take away what this one has added. */
 struct exmap_counts {
 	s64 mapped;
 	s64 quarantine;
 	s64 busy;
+	s64 snapshot;
 	u64 allocs;
 	u64 frees;
 	u64 reads;
@@ -139,6 +213,7 @@ struct exmap_counts {
 	u64 flushes;
 	u64 flushes_ranged;
 	u64 flush_ipis;
+	u64 copies;
 };
 
 struct exmap_io;
@@ -155,6 +230,9 @@ struct exmap_io;
  *	entry in some ring.
  * @freed_pages: the first pages that the current FREE has unmapped
  * @freed: their frames, and what those were bound to
+ * @moved: pages that FREE has taken from snapshots' frames: BUSY until a flush,
+ *	which comes before the interface is left
+ * @nr_moved: how many
  * @cache: local free frames
  */
 struct exmap_interface {
@@ -172,6 +250,8 @@ struct exmap_interface {
 		u32 frame;
 		u64 bind;
 	} freed[EXMAP_RANGED_PAGES];
+	u32 nr_moved;
+	u32 moved[EXMAP_MOVED_PAGES];
 	u32 cache[EXMAP_CACHE_FRAMES];
 } ____cacheline_aligned;
 
@@ -204,6 +284,8 @@ struct exmap_interface {
  * @interfaces: NULL before SETUP
  * @ctl: an interface of our own: calls and notifiers that have none
  * @backing: file, or NULL
+ * @snapshots: oldest first; RCU
+ * @snapshots_lock: see the lock order
  */
 struct exmap_region {
 	struct kref ref;
@@ -233,6 +315,8 @@ struct exmap_region {
 	struct exmap_interface **interfaces;
 	struct exmap_interface *ctl;
 	struct file *backing;
+	struct list_head snapshots;
+	struct rw_semaphore snapshots_lock;	/* see above */
 	struct exmap_pool pool;
 	struct exmap_tlb tlb ____cacheline_aligned;
 };
@@ -296,6 +380,7 @@ enum exmap_flush_reason {
 	EXMAP_FLUSH_ZERO_PAGE,
 	EXMAP_FLUSH_SCAN,
 	EXMAP_FLUSH_NOTIFIER,
+	EXMAP_FLUSH_SNAPSHOT,
 };
 
 /* main.c */
@@ -324,6 +409,7 @@ void exmap_region_freeze(struct exmap_region *region);
 void exmap_region_thaw(struct exmap_region *region);
 bool exmap_region_gate_closed(struct exmap_region *region);
 int exmap_region_reclaim(struct exmap_region *region);
+int exmap_region_take_frames(struct exmap_region *region, u32 *frames, u32 nr);
 void exmap_region_counters(struct exmap_region *region, struct exmap_counters *counters);
 
 static inline u64 exmap_region_chunks(const struct exmap_region *region)
@@ -355,6 +441,8 @@ int exmap_op_step(struct exmap_op *op, u64 page, exmap_step_fn fn);
 int exmap_op_alloc_page(struct exmap_op *op, u64 page);
 long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len, u64 flags);
 long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len);
+long exmap_op_unshare(struct exmap_op *op, struct exmap_iov *iov, unsigned int len);
+int exmap_op_unshare_page(struct exmap_op *op, u64 page);
 void exmap_op_empty_ring(struct exmap_op *op);
 void exmap_op_finish(struct exmap_op *op, bool lazy);
 
@@ -367,6 +455,7 @@ long exmap_interface_action(struct exmap_region *region, unsigned int nr, unsign
 			    struct exmap_iov *iov, unsigned int len, u64 flags);
 int exmap_interface_mmap(struct exmap_region *region, struct vm_area_struct *vma);
 vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool write);
+vm_fault_t exmap_interface_mkwrite(struct exmap_region *region, u64 page);
 ssize_t exmap_interface_read_iter(struct kiocb *kiocb, struct iov_iter *iter);
 int exmap_interface_uring_cmd(struct io_uring_cmd *cmd, unsigned int issue_flags);
 
@@ -378,6 +467,11 @@ int exmap_pool_shrink(struct exmap_region *region, u32 nr);
 bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf);
 void exmap_pool_spill(struct exmap_pool *pool, struct exmap_interface *itf, u32 nr);
 void exmap_pool_push(struct exmap_pool *pool, u32 frame);
+void exmap_pool_return(struct exmap_pool *pool, u32 frame);
+void exmap_pool_absorb(struct exmap_pool *pool, struct exmap_record *record);
+void exmap_pool_give(struct exmap_pool *pool, const u32 *frames, u32 *nr);
+int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr);
+void exmap_pool_trim(struct exmap_pool *pool);
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
 void exmap_pool_unpin(struct exmap_pool *pool);
 
@@ -486,6 +580,11 @@ bool exmap_pte_dirty(struct exmap_walk *walk, u64 page);
 void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page);
 void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page);
 struct page *exmap_chunk_table(struct exmap_region *region, u64 nr);
+bool exmap_chunk_parked(struct exmap_region *region, u64 nr);
+bool exmap_chunk_park(struct exmap_region *region, u64 nr);
+void exmap_chunk_plug(struct exmap_region *region, u64 nr);
+void exmap_pte_protect(struct exmap_walk *walk, u64 page);
+void exmap_pte_unprotect(struct exmap_walk *walk, u64 page);
 
 /* tlb.c */
 void exmap_tlb_init(struct exmap_tlb *tlb);
@@ -499,6 +598,28 @@ struct page *exmap_residency_page(struct exmap_region *region, u64 index);
 int exmap_residency_mmap(struct exmap_region *region, struct vm_area_struct *vma);
 int exmap_residency_export_mmap(struct exmap_region *region, struct vm_area_struct *vma);
 int exmap_residency_scan(struct exmap_region *region, const struct exmap_scan *scan);
+
+/* snapshot.c */
+struct exmap_snapshot *exmap_snapshot_alloc(struct exmap_region *region,
+					    const struct exmap_snapshot_create *args);
+int exmap_snapshot_freeze(struct exmap_snapshot *snap, u64 frames);
+void exmap_snapshot_destroy(struct exmap_snapshot *snap);
+void exmap_snapshot_break(struct exmap_region *region, u64 nr);
+void exmap_snapshot_unview(struct exmap_region *region, u64 nr);
+u64 exmap_snapshot_frames(struct exmap_snapshot *snap);
+u32 exmap_snapshot_resolve(struct exmap_snapshot *snap, u64 nr, unsigned int i);
+struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp);
+void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_record **record);
+int exmap_snapshot_unshare(struct exmap_op *op, u64 page);
+bool exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old);
+void exmap_snapshot_leave_chunk(struct exmap_region *region, u64 nr,
+				void (*drop)(struct exmap_region *region, u64 page, u32 *word));
+
+/* view.c */
+int exmap_view_init(void);
+void exmap_view_exit(void);
+struct file *exmap_view_open(struct exmap_snapshot *snap);
+void exmap_view_unmap(struct exmap_snapshot *snap, u64 nr);
 
 /* backing.c */
 int exmap_backing_open(int fd, struct file **backing);

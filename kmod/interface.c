@@ -92,8 +92,10 @@ static long run_opcode(struct exmap_region *region, struct exmap_interface *itf,
 	exmap_op_init(&op, region, itf);
 	if (opcode == EXMAP_OP_ALLOC)
 		failed = exmap_op_alloc(&op, iov, len, flags);
-	else
+	else if (opcode == EXMAP_OP_FREE)
 		failed = exmap_op_free(&op, iov, len);
+	else
+		failed = exmap_op_unshare(&op, iov, len);
 	exmap_op_finish(&op, flags & EXMAP_FREE_LAZY);
 	return failed;
 }
@@ -103,6 +105,7 @@ static const u64 opcode_flags[] = {
 	[EXMAP_OP_ALLOC] = EXMAP_ALLOC_PROBE,
 	[EXMAP_OP_FREE] = EXMAP_FREE_LAZY,
 	[EXMAP_OP_WRITE] = 0,
+	[EXMAP_OP_UNSHARE] = 0,
 };
 
 /* What can be said without a lock; the region may still die at any time. */
@@ -232,6 +235,22 @@ vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool wri
 	exmap_op_finish(&op, true);
 	trace_exmap_fault(region->id, page, write, ret);
 	return fault_result(region, page, ret);
+}
+
+/* A write to a page that is read-only for a snapshot's sake. */
+vm_fault_t exmap_interface_mkwrite(struct exmap_region *region, u64 page)
+{
+	unsigned int nr = raw_smp_processor_id() % region->nr_interfaces;
+	struct exmap_op op;
+	int ret;
+
+	exmap_op_init(&op, region, region->interfaces[nr]);
+	op.in_fault = true;
+	ret = exmap_op_unshare_page(&op, page);
+	exmap_op_finish(&op, true);
+	trace_exmap_fault(region->id, page, true, ret);
+	/* the entry is writable now, or the page is gone: either way the CPU tries again */
+	return ret < 0 && ret != -EINTR ? VM_FAULT_SIGSEGV : VM_FAULT_NOPAGE;
 }
 
 /* The ranges at the front of @iter as iovs; returns how many, or an error. */

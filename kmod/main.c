@@ -4,6 +4,7 @@
  *
  * The specification is uapi/exmap.h.
  */
+#include <linux/file.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
@@ -218,7 +219,7 @@ static long ioctl_info(struct exmap_region *region, void __user *arg)
 	info.page_size = PAGE_SIZE;
 	info.features = EXMAP_FEATURE_RESIDENCY | EXMAP_FEATURE_SCAN | EXMAP_FEATURE_LAZY |
 			EXMAP_FEATURE_RESIZE | EXMAP_FEATURE_FILE_BACKING |
-			EXMAP_FEATURE_FAULT_ZERO;
+			EXMAP_FEATURE_FAULT_ZERO | EXMAP_FEATURE_SNAPSHOT;
 	info.chunk_pages = EXMAP_CHUNK_PAGES;
 	info.region_pages = READ_ONCE(region->nr_pages);
 	info.flush_threshold = READ_ONCE(region->flush_threshold);
@@ -317,6 +318,45 @@ static long ioctl_tune(struct exmap_region *region, void __user *arg)
 	return copy_to_user(arg, &tune, sizeof(tune)) ? -EFAULT : 0;
 }
 
+static long ioctl_snapshot(struct exmap_region *region, void __user *arg)
+{
+	struct exmap_snapshot_create create;
+	struct exmap_snapshot *snap;
+	struct file *file;
+	long ret = check_region(region);
+	int fd;
+
+	if (ret)
+		return ret;
+	if (copy_from_user(&create, arg, sizeof(create)))
+		return -EFAULT;
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	snap = exmap_snapshot_alloc(region, &create);
+	ret = PTR_ERR(snap);
+	if (IS_ERR(snap))
+		goto err_fd;
+	file = exmap_view_open(snap);
+	ret = PTR_ERR(file);
+	if (IS_ERR(file))
+		goto err_snapshot;
+	ret = exmap_snapshot_freeze(snap, create.reserve);
+	if (ret)
+		goto err_file;
+	fd_install(fd, file);
+	return fd;
+
+err_file:
+	fput(file);
+	goto err_fd;
+err_snapshot:
+	exmap_snapshot_destroy(snap);
+err_fd:
+	put_unused_fd(fd);
+	return ret;
+}
+
 static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct exmap_region *region = exmap_file_region(file);
@@ -343,6 +383,8 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return ioctl_barrier(region, user);
 	case EXMAP_IOCTL_TUNE:
 		return ioctl_tune(region, user);
+	case EXMAP_IOCTL_SNAPSHOT:
+		return ioctl_snapshot(region, user);
 	default:
 		return -ENOTTY;
 	}
@@ -369,17 +411,26 @@ static struct miscdevice exmap_device = {
 
 static int __init exmap_init(void)
 {
+	int ret;
+
 	/* page tables belong to the hypervisor there, and we write entries directly */
 	if (cpu_feature_enabled(X86_FEATURE_XENPV)) {
 		pr_err("exmap: Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
-	return misc_register(&exmap_device);
+	ret = exmap_view_init();
+	if (ret)
+		return ret;
+	ret = misc_register(&exmap_device);
+	if (ret)
+		exmap_view_exit();
+	return ret;
 }
 
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	exmap_view_exit();
 }
 
 module_init(exmap_init);

@@ -19,12 +19,49 @@ int exmap_op_enter(struct exmap_op *op)
 	return ret;
 }
 
+/* Flush the pages whose frames went to snapshots; then they are absent. */
+static noinline void settle(struct exmap_op *op)
+{
+	struct exmap_region *region = op->region;
+	struct exmap_interface *itf = op->itf;
+	u32 i;
+
+	if (itf->nr_moved <= EXMAP_RANGED_PAGES)
+		exmap_tlb_flush_pages(region, &itf->counts, itf->moved, itf->nr_moved);
+	else
+		exmap_tlb_flush(region, &itf->counts, EXMAP_FLUSH_SNAPSHOT);
+	for (i = 0; i < itf->nr_moved; i++) {
+		struct exmap_chunk *chunk = region->chunks[itf->moved[i] / EXMAP_CHUNK_PAGES];
+
+		WRITE_ONCE(chunk->words[itf->moved[i] % EXMAP_CHUNK_PAGES], 0);
+	}
+	itf->nr_moved = 0;
+}
+
 void exmap_op_leave(struct exmap_op *op)
 {
 	exmap_walk_end(&op->walk);
-	if (op->entered)
+	if (op->entered) {
+		if (unlikely(op->itf->nr_moved))
+			settle(op);
 		exmap_interface_leave(op->itf);
+	}
 	op->entered = false;
+}
+
+/* Bring a parked chunk back. */
+static int attach(struct exmap_op *op, u64 nr)
+{
+	struct exmap_record *record = exmap_snapshot_alloc_record(GFP_KERNEL_ACCOUNT);
+	int ret;
+
+	if (!record)
+		exmap_snapshot_break(op->region, nr);
+	ret = exmap_op_enter(op);
+	if (!ret)
+		exmap_snapshot_attach(op->region, nr, &record);
+	kfree(record);
+	return ret;
 }
 
 static int populate(struct exmap_op *op, u64 page)
@@ -33,11 +70,26 @@ static int populate(struct exmap_op *op, u64 page)
 	int ret;
 
 	exmap_op_leave(op);
+	/* the record of what was freed so far is the interface's */
+	if (op->nr_freed)
+		op->nr_freed = EXMAP_RANGED_PAGES + 1;
+	if (exmap_chunk_parked(op->region, nr))
+		return attach(op, nr);
 	if (op->in_fault)
 		ret = exmap_chunk_populate(op->region, nr);
 	else
 		ret = exmap_chunk_populate_unlocked(op->region, nr);
 	return ret ?: exmap_op_enter(op);
+}
+
+/* A step has met views of the chunk. */
+static int unview(struct exmap_op *op, u64 page)
+{
+	exmap_op_leave(op);
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	exmap_snapshot_unview(op->region, page / EXMAP_CHUNK_PAGES);
+	return exmap_op_enter(op);
 }
 
 /* Flush, and retire what this interface has in quarantine. */
@@ -76,9 +128,14 @@ static __always_inline int step(struct exmap_op *op, u64 page, exmap_step_fn fn)
 	while (likely(!ret)) {
 		if (likely(exmap_walk_to(&op->walk, page))) {
 			ret = fn(op, page);
-			if (likely(ret != -ENOMEM))
+			if (likely(ret >= 0))
 				return ret;
-			ret = refill(op);
+			if (ret == -ENOMEM)
+				ret = refill(op);
+			else if (ret == -ESTALE)
+				ret = unview(op, page);
+			else
+				return ret;
 		} else {
 			ret = populate(op, page);
 		}
@@ -90,7 +147,8 @@ static __always_inline int step(struct exmap_op *op, u64 page, exmap_step_fn fn)
  * exmap_op_step - do something to a page, with its chunk's lock held
  * @op: entered or not
  * @page: inside the region
- * @fn: what; -ENOMEM makes it try again with a frame in the cache
+ * @fn: what; -ENOMEM makes it try again with a frame in the cache, -ESTALE
+ *	without views of the chunk
  *
  * Returns what @fn returned, or an error, after which @op may not be entered.
  */
@@ -275,6 +333,25 @@ long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len
 	return failed;
 }
 
+/* FREE of a page that a snapshot shares, whose entry is gone.  False if none does any more. */
+static noinline bool free_shared(struct exmap_op *op, struct exmap_walk *walk, u64 page, u32 *word,
+				 u32 old)
+{
+	struct exmap_interface *itf = op->itf;
+
+	if (!exmap_snapshot_keep(op->region, walk, page, old))
+		return false;
+	/* not to be mapped anew before a flush */
+	WRITE_ONCE(*word, EXMAP_RES_BUSY);
+	if (itf->nr_moved == EXMAP_MOVED_PAGES)
+		settle(op);
+	itf->moved[itf->nr_moved++] = page;
+	itf->counts.mapped--;
+	itf->counts.snapshot++;
+	itf->counts.frees++;
+	return true;
+}
+
 /* FREE, one page, into quarantine.  Returns how many that were. */
 static __always_inline u32 free_locked(struct exmap_op *op, struct exmap_walk *walk, u64 page)
 {
@@ -287,6 +364,8 @@ static __always_inline u32 free_locked(struct exmap_op *op, struct exmap_walk *w
 	if (unlikely(!EXMAP_RES_MAPPED(old)))
 		return 0;
 	exmap_pte_unmap(walk, page);
+	if (unlikely(old & EXMAP_RES_SNAPSHOT) && free_shared(op, walk, page, word, old))
+		return 1;
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
 	bind = exmap_quarantine_add(walk->region, itf, frame, page);
 	itf->counts.mapped--;
@@ -320,12 +399,12 @@ static noinline int free_iov(struct exmap_op *op, struct exmap_iov *iov, struct 
 	ret = exmap_op_enter(op);
 	while (!ret && page < end) {
 		exmap_op_make_room(op);
-		if (!exmap_walk_to(&op->walk, page)) {
-			/* without a table no page of the chunk is mapped */
+		if (exmap_walk_to(&op->walk, page))
+			changed += free_locked(op, &op->walk, page++);
+		else if (exmap_chunk_parked(op->region, page / EXMAP_CHUNK_PAGES))
+			ret = populate(op, page);
+		else /* without a table no page of the chunk is mapped */
 			page = round_up(page + 1, EXMAP_CHUNK_PAGES);
-			continue;
-		}
-		changed += free_locked(op, &op->walk, page++);
 	}
 	exmap_walk_end(&op->walk);
 	return put_result(iov, ret, changed);
@@ -352,12 +431,9 @@ long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len)
 		struct exmap_iov vec = { .value = READ_ONCE(iov->value) };
 
 		if (likely(entered && vec.len == 1 && vec.page < nr_pages &&
-			   exmap_quarantine_length(itf) < EXMAP_RING_ENTRIES)) {
-			u32 freed = 0;
-
-			if (likely(exmap_walk_to(&walk, vec.page)))
-				freed = free_locked(op, &walk, vec.page);
-			put_result(iov, 0, freed);
+			   exmap_quarantine_length(itf) < EXMAP_RING_ENTRIES &&
+			   exmap_walk_to(&walk, vec.page))) {
+			put_result(iov, 0, free_locked(op, &walk, vec.page));
 		} else {
 			exmap_walk_end(&walk);
 			failed += free_iov(op, iov, vec);
@@ -366,6 +442,52 @@ long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len)
 		let_others_run(&walk);
 	}
 	exmap_walk_end(&walk);
+	return failed;
+}
+
+/*
+ * Make a page writable, copying it out first if a snapshot shares it.  If there
+ * is no frame for that the snapshot is broken.  1 if it was copied, 0, or an
+ * error, after which @op may not be entered.
+ */
+int exmap_op_unshare_page(struct exmap_op *op, u64 page)
+{
+	for (;;) {
+		int ret = step(op, page, exmap_snapshot_unshare);
+
+		if (ret != -ENOMEM)
+			return ret;
+		exmap_op_leave(op);
+		exmap_snapshot_break(op->region, page / EXMAP_CHUNK_PAGES);
+	}
+}
+
+static int unshare_iov(struct exmap_op *op, struct exmap_iov *iov)
+{
+	struct exmap_iov vec = { .value = READ_ONCE(iov->value) };
+	u64 page = vec.page, end = page + vec.len;
+	u32 changed = 0;
+	int ret = 0;
+
+	if (end > op->region->nr_pages)
+		return put_result(iov, -EFAULT, 0);
+	for (; page < end && ret >= 0; page++) {
+		ret = exmap_op_unshare_page(op, page);
+		changed += ret > 0;
+	}
+	return put_result(iov, min(ret, 0), changed);
+}
+
+/* UNSHARE a vector.  Returns the number of iovs that failed. */
+long exmap_op_unshare(struct exmap_op *op, struct exmap_iov *iov, unsigned int len)
+{
+	unsigned int i;
+	long failed = 0;
+
+	for (i = 0; i < len; i++) {
+		failed += unshare_iov(op, &iov[i]);
+		let_others_run(&op->walk);
+	}
 	return failed;
 }
 

@@ -43,6 +43,14 @@ static int alloc_page_list(struct list_head *pages, u32 nr)
 	return 0;
 }
 
+static void pin_locked(struct exmap_pool *pool, u32 frame)
+{
+	lockdep_assert_held(&pool->lock);
+	pool->frames[frame].bind = pool->pinned;
+	pool->pinned = frame;
+	pool->nr_pinned++;
+}
+
 struct tables {
 	struct page **pages;
 	struct exmap_frame *frames;
@@ -118,6 +126,61 @@ err_pages:
 	return ret;
 }
 
+/* The free frames of a record go to the stack. */
+static void unpack_locked(struct exmap_pool *pool)
+{
+	struct exmap_record *record = pool->spares;
+	unsigned int i;
+
+	for (i = 0; i < EXMAP_CHUNK_PAGES; i++) {
+		u32 frame = EXMAP_RES_FRAME(record->words[i]);
+
+		if (!record->words[i] || record->words[i] == EXMAP_RES_SNAPSHOT)
+			continue;
+		if (record->pinned && page_ref_count(pool->pages[frame]) != 1)
+			pin_locked(pool, frame);
+		else
+			pool->free[pool->nr_free++] = frame;
+	}
+	pool->spares = record->next;
+	pool->nr_spare -= record->nr_frames;
+	kfree(record);
+}
+
+/* Take the frames of a record, when somebody needs them: a snapshot ends in no time. */
+void exmap_pool_absorb(struct exmap_pool *pool, struct exmap_record *record)
+{
+	spin_lock(&pool->lock);
+	record->next = pool->spares;
+	pool->spares = record;
+	pool->nr_spare += record->nr_frames;
+	spin_unlock(&pool->lock);
+}
+
+/* Take @nr frames off the stack, or none: -ENOMEM.  All interfaces are held. */
+int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr)
+{
+	while (pool->spares)
+		unpack_locked(pool);
+	if (pool->nr_free < nr)
+		return -ENOMEM;
+	pool->nr_free -= nr;
+	memcpy(frames, pool->free + pool->nr_free, nr * sizeof(*frames));
+	return 0;
+}
+
+/* Give them back. */
+void exmap_pool_give(struct exmap_pool *pool, const u32 *frames, u32 *nr)
+{
+	if (!*nr)
+		return;
+	spin_lock(&pool->lock);
+	memcpy(pool->free + pool->nr_free, frames, *nr * sizeof(*frames));
+	pool->nr_free += *nr;
+	*nr = 0;
+	spin_unlock(&pool->lock);
+}
+
 /*
  * Give all frames back to the kernel, wherever they are: nothing maps them any
  * more, and a foreign reference keeps its page alive by itself.
@@ -139,6 +202,28 @@ void exmap_pool_destroy(struct exmap_pool *pool)
 	pool->nr_free = 0;
 	pool->nr_pinned = 0;
 	pool->pinned = EXMAP_NO_FRAME;
+	pool->nr_spare = 0;
+	while (pool->spares) {
+		struct exmap_record *record = pool->spares;
+
+		pool->spares = record->next;
+		kfree(record);
+	}
+}
+
+/* A region is dead, and only snapshots will ever use its frames: give the others back. */
+void exmap_pool_trim(struct exmap_pool *pool)
+{
+	while (pool->spares)
+		unpack_locked(pool);
+	while (pool->nr_free) {
+		u32 frame = pool->free[--pool->nr_free];
+
+		put_page(pool->pages[frame]);
+		pool->pages[frame] = NULL;
+		pool->total--;
+		cond_resched();
+	}
 }
 
 /* Take on larger tables, and leave the old ones in their place; all interfaces are held. */
@@ -172,6 +257,9 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr)
 			enlarge(pool, capacity, &tables);
 		fill_holes(pool, &pages);
 		exmap_region_thaw(region);
+		/* readers of snapshots may be looking at the old table */
+		if (!list_empty(&region->snapshots))
+			synchronize_rcu();
 	}
 	free_page_list(&pages);
 	free_tables(&tables);
@@ -181,6 +269,8 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr)
 /* -EBUSY if fewer than @nr frames are free; all interfaces are held. */
 static int take_frames(struct exmap_pool *pool, u32 nr, struct list_head *pages)
 {
+	while (pool->spares)
+		unpack_locked(pool);
 	if (pool->nr_free < nr)
 		return -EBUSY;
 	while (nr--) {
@@ -242,10 +332,18 @@ void exmap_pool_unpin(struct exmap_pool *pool)
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame)
 {
 	spin_lock(&pool->lock);
-	pool->frames[frame].bind = pool->pinned;
-	pool->pinned = frame;
-	pool->nr_pinned++;
+	pin_locked(pool, frame);
 	spin_unlock(&pool->lock);
+}
+
+/* A frame that no page table and no TLB has. */
+void exmap_pool_return(struct exmap_pool *pool, u32 frame)
+{
+	/* pairs with the reference that get_user_pages takes before it looks at the entry again */
+	if (page_ref_count(pool->pages[frame]) == 1)
+		exmap_pool_push(pool, frame);
+	else
+		exmap_pool_pin(pool, frame);
 }
 
 void exmap_pool_push(struct exmap_pool *pool, u32 frame)
@@ -262,6 +360,8 @@ bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf)
 
 	lockdep_assert_held(&itf->lock);
 	spin_lock(&pool->lock);
+	if (!pool->nr_free && pool->spares)
+		unpack_locked(pool);
 	if (!pool->nr_free)
 		unpin_locked(pool);
 	nr = min_t(u32, EXMAP_REFILL_FRAMES, DIV_ROUND_UP(pool->nr_free, 2));

@@ -13,6 +13,7 @@
 #include <linux/pgtable.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <asm/pgalloc.h>
 
 #include "exmap.h"
 #include "ptable.h"
@@ -25,13 +26,13 @@ static int note_table(pte_t *pte, unsigned long addr, void *data)
 	return 0;
 }
 
-/* The caller keeps the table alive and has just populated it. */
-static spinlock_t *table_lock(struct mm_struct *mm, unsigned long addr)
+/* The caller keeps the tables from being freed, and the chunk has had one. */
+static pmd_t *chunk_pmd(struct exmap_region *region, u64 nr)
 {
-	p4d_t *p4d = p4d_offset(pgd_offset(mm, addr), addr);
-	pmd_t *pmd = pmd_offset(pud_offset(p4d, addr), addr);
+	unsigned long addr = exmap_region_address(region, nr * EXMAP_CHUNK_PAGES);
+	p4d_t *p4d = p4d_offset(pgd_offset(region->mm, addr), addr);
 
-	return pte_lockptr(mm, pmd);
+	return pmd_offset(pud_offset(p4d, addr), addr);
 }
 
 static struct exmap_chunk *make_chunk(struct exmap_region *region, u64 nr)
@@ -47,6 +48,8 @@ static struct exmap_chunk *make_chunk(struct exmap_region *region, u64 nr)
 	if (!chunk)
 		return NULL;
 	chunk->words = (u32 *)page_address(words) + first % EXMAP_RESIDENCY_WORDS;
+	spin_lock_init(&chunk->lock);
+	mutex_init(&chunk->view_lock);
 
 	old = cmpxchg(&region->chunks[nr], NULL, chunk);
 	if (old) {
@@ -65,8 +68,9 @@ static bool publish_table(struct exmap_region *region, struct exmap_chunk *chunk
 	valid = !region->invalidations && region->inval_seq == seq;
 	if (valid) {
 		WRITE_ONCE(chunk->ptl, ptl);
-		/* pairs with smp_load_acquire in exmap_walk_to */
-		smp_store_release(&chunk->ptes, table);
+		/* pair with smp_load_acquire in exmap_walk_to_table and exmap_chunk_ready */
+		smp_store_release(&chunk->table, table); /* see above */
+		smp_store_release(&chunk->ptes, table); /* see above */
 	}
 	spin_unlock(&region->gate);
 	return valid;
@@ -95,7 +99,7 @@ static u64 wait_for_gate(struct exmap_region *region)
  * @nr: the chunk's number
  *
  * The caller keeps the mapping from going away: by mmap_lock, or because it
- * handles a fault in it.  0 or -ENOMEM.
+ * handles a fault in it.  0, also for a parked chunk, or -ENOMEM.
  */
 int exmap_chunk_populate(struct exmap_region *region, u64 nr)
 {
@@ -113,12 +117,13 @@ int exmap_chunk_populate(struct exmap_region *region, u64 nr)
 
 	do {
 		seq = wait_for_gate(region);
-		if (smp_load_acquire(&chunk->ptes)) /* pairs with publish_table */
+		if (smp_load_acquire(&chunk->table)) /* pairs with publish_table */
 			return 0;
 		ret = apply_to_page_range(region->mm, addr, PAGE_SIZE, note_table, &table);
 		if (ret)
 			return ret;
-	} while (!publish_table(region, chunk, table, table_lock(region->mm, addr), seq));
+	} while (!publish_table(region, chunk, table,
+				pte_lockptr(region->mm, chunk_pmd(region, nr)), seq));
 	return 0;
 }
 
@@ -164,7 +169,15 @@ bool exmap_pte_dirty(struct exmap_walk *walk, u64 page)
 	return pte_dirty(*exmap_pte_of(walk, page));
 }
 
-/* The processor sets these bits behind our back, hence the atomic operations. */
+/* The processor sets accessed and dirty bits behind our back, hence the atomic operations. */
+static void change_pte(pte_t *ptep, pte_t (*change)(pte_t pte))
+{
+	pteval_t old = READ_ONCE(ptep->pte);
+
+	while (!try_cmpxchg(&ptep->pte, &old, change(__pte(old)).pte))
+		;
+}
+
 void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page)
 {
 	clear_bit(_PAGE_BIT_ACCESSED, (unsigned long *)&exmap_pte_of(walk, page)->pte);
@@ -172,7 +185,19 @@ void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page)
 
 void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page)
 {
-	clear_bit(_PAGE_BIT_DIRTY, (unsigned long *)&exmap_pte_of(walk, page)->pte);
+	change_pte(exmap_pte_of(walk, page), pte_mkclean);
+}
+
+/* The caller flushes, or knows that no TLB has the entry. */
+void exmap_pte_protect(struct exmap_walk *walk, u64 page)
+{
+	change_pte(exmap_pte_of(walk, page), pte_wrprotect);
+}
+
+/* A CPU whose TLB has the old entry faults once, and finds this one. */
+void exmap_pte_unprotect(struct exmap_walk *walk, u64 page)
+{
+	change_pte(exmap_pte_of(walk, page), pte_mkwrite_novma);
 }
 
 /*
@@ -182,17 +207,75 @@ void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page)
 struct page *exmap_chunk_table(struct exmap_region *region, u64 nr)
 {
 	struct exmap_walk walk = { .region = region };
-	struct exmap_chunk *chunk = exmap_walk_to(&walk, nr * EXMAP_CHUNK_PAGES);
+	struct exmap_chunk *chunk = exmap_walk_to_table(&walk, nr * EXMAP_CHUNK_PAGES);
 	struct page *table = NULL;
 
 	if (!chunk)
 		return NULL;
 	if (!chunk->exported) {
-		chunk->exported = virt_to_page(chunk->ptes);
+		chunk->exported = virt_to_page(chunk->table);
 		get_page(chunk->exported);
 	}
-	if (chunk->exported == virt_to_page(chunk->ptes))
+	if (chunk->exported == virt_to_page(chunk->table))
 		table = chunk->exported;
 	exmap_walk_end(&walk);
 	return table;
+}
+
+/* A hint, unless the caller holds an interface. */
+bool exmap_chunk_parked(struct exmap_region *region, u64 nr)
+{
+	/* pairs with make_chunk */
+	struct exmap_chunk *chunk = smp_load_acquire(&region->chunks[nr]);
+
+	return chunk && READ_ONCE(chunk->table) && !READ_ONCE(chunk->ptes);
+}
+
+static void unplug(struct mm_struct *mm, pmd_t *pmd)
+{
+	spinlock_t *ptl = pmd_lock(mm, pmd);
+
+	pmd_clear(pmd);
+	spin_unlock(ptl);
+}
+
+/**
+ * exmap_chunk_park - take a chunk's table out of the tree, and keep it
+ * @region: all interfaces are held, and mmap_lock for writing
+ * @nr: a chunk that is the region's alone
+ *
+ * The caller flushes before he lets go of either.  The table is still the core's
+ * property: exmap_chunk_plug brings it back before the core wants to free it.
+ * Returns false if the chunk has none.
+ */
+bool exmap_chunk_park(struct exmap_region *region, u64 nr)
+{
+	struct exmap_chunk *chunk = region->chunks[nr];
+
+	mmap_assert_write_locked(region->mm);
+	if (!chunk || !chunk->table)
+		return false;
+	if (chunk->ptes) {
+		unplug(region->mm, chunk_pmd(region, nr));
+		WRITE_ONCE(chunk->ptes, NULL);
+	}
+	return true;
+}
+
+/* Put a parked table back.  An interface is held; others may be doing the same. */
+void exmap_chunk_plug(struct exmap_region *region, u64 nr)
+{
+	struct exmap_chunk *chunk = region->chunks[nr];
+	pmd_t *pmd = chunk_pmd(region, nr);
+	spinlock_t *ptl = pmd_lock(region->mm, pmd);
+
+	if (pmd_none(*pmd))
+		pmd_populate(region->mm, pmd, virt_to_page(chunk->table));
+	spin_unlock(ptl);
+
+	/* after the last of those who prepare it has let go of the lock */
+	spin_lock(&chunk->lock);
+	/* pairs with smp_load_acquire in exmap_chunk_ready */
+	smp_store_release(&chunk->ptes, chunk->table);
+	spin_unlock(&chunk->lock);
 }

@@ -69,10 +69,30 @@ static __always_inline u32 *exmap_walk_word(struct exmap_walk *walk, u64 page)
 	return &walk->chunk->words[page % EXMAP_CHUNK_PAGES];
 }
 
+/* Like exmap_walk_to, but also to a parked chunk, whose entries no CPU sees. */
+static inline struct exmap_chunk *exmap_walk_to_table(struct exmap_walk *walk, u64 page)
+{
+	u64 nr = page / EXMAP_CHUNK_PAGES;
+	struct exmap_chunk *chunk;
+
+	if (walk->chunk && walk->nr == nr)
+		return walk->chunk;
+	exmap_walk_end(walk);
+
+	chunk = smp_load_acquire(&walk->region->chunks[nr]); /* pairs with make_chunk */
+	if (!chunk || !smp_load_acquire(&chunk->table)) /* pairs with publish_table */
+		return NULL;
+	spin_lock(chunk->ptl);
+	__release(chunk->ptl); /* for sparse: the walk carries the lock */
+	walk->chunk = chunk;
+	walk->nr = nr;
+	return chunk;
+}
+
 static __always_inline pte_t *exmap_pte_of(struct exmap_walk *walk, u64 page)
 {
 	lockdep_assert_held(walk->chunk->ptl);
-	return walk->chunk->ptes + page % EXMAP_CHUNK_PAGES;
+	return walk->chunk->table + page % EXMAP_CHUNK_PAGES;
 }
 
 /* Map a frame, accessed and clean, where there is no entry. */
@@ -97,7 +117,7 @@ static __always_inline bool exmap_pte_map(struct exmap_walk *walk, u64 page, str
 	if (unlikely(!pte_none(*ptep)))
 		stale = pte_present(ptep_get_and_clear(region->mm,
 						       exmap_region_address(region, page), ptep));
-	exmap_pte_set(region, walk->chunk->ptes, page, frame);
+	exmap_pte_set(region, walk->chunk->table, page, frame);
 	return stale;
 }
 

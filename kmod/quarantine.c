@@ -110,6 +110,8 @@ void exmap_quarantine_sweep(struct exmap_region *region, u64 first, u64 last)
 			continue;
 		}
 		word = exmap_walk_word(&walk, page);
+		if (EXMAP_RES_MAPPED(*word))
+			continue;	/* left to snapshots */
 		frame = EXMAP_RES_FRAME(*word);
 		if ((*word & EXMAP_RES_LAZY) &&
 		    exmap_quarantine_rescue(&region->pool.frames[frame], page))

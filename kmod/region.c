@@ -43,16 +43,40 @@ bool exmap_region_gate_closed(struct exmap_region *region)
 	return closed;
 }
 
+/* A page whose entry is gone, into quarantine. */
+static void quarantine_page(struct exmap_region *region, u64 page, u32 *word)
+{
+	exmap_quarantine_bind(region, EXMAP_RES_FRAME(*word), page);
+	WRITE_ONCE(*word, (*word & EXMAP_RES_FRAME_MASK) | EXMAP_RES_LAZY);
+	region->ctl->counts.quarantine++;
+	region->ctl->counts.frees++;
+}
+
+static void unmap_page(struct exmap_region *region, struct exmap_walk *walk, u64 page)
+{
+	struct exmap_counts *counts = &region->ctl->counts;
+	u32 *word = exmap_walk_word(walk, page);
+
+	exmap_pte_clear(walk, page);	/* also of the zero page */
+	if (!EXMAP_RES_MAPPED(*word) || region->dead)
+		return;
+	counts->mapped--;
+	if ((*word & EXMAP_RES_SNAPSHOT) && exmap_snapshot_keep(region, walk, page, *word)) {
+		WRITE_ONCE(*word, 0);
+		counts->snapshot++;
+		counts->frees++;
+	} else {
+		quarantine_page(region, page, word);
+	}
+}
+
 /* Unmap everything in a range, into quarantine.  All interfaces are held. */
 static void unmap_range(struct exmap_region *region, u64 first, u64 last)
 {
 	struct exmap_walk walk = { .region = region };
-	struct exmap_counts *counts = &region->ctl->counts;
 	u64 page;
 
 	for (page = first; page < last; page++) {
-		u32 *word;
-
 		if (!(page % EXMAP_CHUNK_PAGES)) {
 			exmap_walk_end(&walk);
 			cond_resched();
@@ -61,17 +85,45 @@ static void unmap_range(struct exmap_region *region, u64 first, u64 last)
 			page |= EXMAP_CHUNK_PAGES - 1;
 			continue;
 		}
-		exmap_pte_clear(&walk, page);	/* also of the zero page */
-		word = exmap_walk_word(&walk, page);
-		if (!EXMAP_RES_MAPPED(*word))
-			continue;
-		exmap_quarantine_bind(region, EXMAP_RES_FRAME(*word), page);
-		WRITE_ONCE(*word, *word | EXMAP_RES_LAZY);
-		counts->mapped--;
-		counts->quarantine++;
-		counts->frees++;
+		unmap_page(region, &walk, page);
 	}
 	exmap_walk_end(&walk);
+}
+
+/*
+ * Parked tables come back, so that the core mm finds them.  Only if there is no
+ * memory for a record a chunk stays as it is, out of the core's sight.
+ */
+static void attach_tables(struct exmap_region *region, u64 first, u64 last)
+{
+	u64 nr;
+
+	for (nr = first / EXMAP_CHUNK_PAGES; nr * EXMAP_CHUNK_PAGES < last; nr++) {
+		struct exmap_record *record;
+
+		if (!exmap_chunk_parked(region, nr))
+			continue;
+		if (region->dead) {
+			exmap_chunk_plug(region, nr);
+			continue;
+		}
+		/* a notifier may not wait for reclaim, which calls notifiers */
+		record = exmap_snapshot_alloc_record(GFP_ATOMIC | __GFP_ACCOUNT);
+		exmap_snapshot_attach(region, nr, &record);
+		kfree(record);
+	}
+}
+
+/* What a dead region has mapped is for its snapshots, or for nobody. */
+static void leave_to_snapshots(struct exmap_region *region)
+{
+	u64 nr;
+
+	for (nr = 0; nr < exmap_region_chunks(region); nr++) {
+		if (region->chunks[nr])
+			exmap_snapshot_leave_chunk(region, nr, quarantine_page);
+		cond_resched();
+	}
 }
 
 /* Tables that lie wholly in the range may be taken away by the core. */
@@ -82,15 +134,20 @@ static void forget_tables(struct exmap_region *region, u64 first, u64 last)
 	for (; (nr + 1) * EXMAP_CHUNK_PAGES <= last; nr++) {
 		struct exmap_chunk *chunk = region->chunks[nr];
 
-		if (chunk)
-			WRITE_ONCE(chunk->ptes, NULL);
+		if (!chunk || !chunk->ptes)
+			continue;
+		WRITE_ONCE(chunk->ptes, NULL);
+		WRITE_ONCE(chunk->table, NULL);
 	}
 }
 
 /* FREE, flush and retire a range.  All interfaces are held. */
 static void clear_range(struct exmap_region *region, u64 first, u64 last)
 {
+	attach_tables(region, first, last);
 	unmap_range(region, first, last);
+	if (region->dead)
+		leave_to_snapshots(region);
 	exmap_tlb_flush(region, &region->ctl->counts, EXMAP_FLUSH_NOTIFIER);
 	exmap_quarantine_sweep(region, first, last);
 	forget_tables(region, first, last);
@@ -167,11 +224,13 @@ static void notifier_end(struct mmu_notifier *mn, const struct mmu_notifier_rang
 static void check_conservation(struct exmap_region *region)
 {
 	struct exmap_counters c;
+	u64 found;
 
 	exmap_region_counters(region, &c);
-	if (c.total != c.free + c.mapped + c.quarantine + c.busy)
+	found = c.free + c.mapped + c.quarantine + c.busy + c.snapshot;
+	if (c.total != found)
 		pr_warn("exmap: leaked frames in region %u: %llu of %llu found\n", region->id,
-			c.free + c.mapped + c.quarantine + c.busy, c.total);
+			found, c.total);
 }
 
 /* The address space is gone, and with it every thread that could make a call. */
@@ -185,8 +244,9 @@ static void notifier_release(struct mmu_notifier *mn, struct mm_struct *mm)
 	check_conservation(region);
 	exmap_region_freeze(region);
 	for (i = 0; i < region->nr_interfaces; i++)
-		region->interfaces[i]->nr_cache = 0;
-	exmap_pool_destroy(&region->pool);
+		exmap_pool_spill(&region->pool, region->interfaces[i],
+				 region->interfaces[i]->nr_cache);
+	exmap_pool_trim(&region->pool);
 	exmap_region_thaw(region);
 }
 
@@ -214,6 +274,8 @@ struct exmap_region *exmap_region_create(void)
 	mutex_init(&region->world);
 	spin_lock_init(&region->gate);
 	init_waitqueue_head(&region->wait);
+	INIT_LIST_HEAD(&region->snapshots);
+	init_rwsem(&region->snapshots_lock);
 	exmap_tlb_init(&region->tlb);
 	region->id = atomic_inc_return(&last_id);
 	region->flush_threshold = exmap_default_threshold;
@@ -288,6 +350,7 @@ static void region_release(struct kref *ref)
 	uncharge(region);
 	/* runs notifier_release if the address space is still there */
 	mmu_notifier_unregister(&region->notifier, region->mm);
+	exmap_pool_destroy(&region->pool);
 	destroy_interfaces(region->interfaces, region->nr_interfaces);
 	exmap_interface_destroy(region->ctl);
 	free_chunks(region);
@@ -321,7 +384,7 @@ static int create_interfaces(struct exmap_interface ***interfaces, u32 nr)
 
 static int check_setup(const struct exmap_ioctl_setup *setup)
 {
-	if (setup->flags & ~(u64)(EXMAP_FAULT_ALLOC | EXMAP_FAULT_ZERO))
+	if (setup->flags & ~(u64)(EXMAP_FAULT_ALLOC | EXMAP_FAULT_ZERO | EXMAP_SNAPSHOTS))
 		return -EINVAL;
 	if ((setup->flags & EXMAP_FAULT_ALLOC) && (setup->flags & EXMAP_FAULT_ZERO))
 		return -EINVAL;
@@ -332,6 +395,9 @@ static int check_setup(const struct exmap_ioctl_setup *setup)
 	return 0;
 }
 
+/* Flags for which the mapping needs operations of its own. */
+#define MAPPING_FLAGS	(EXMAP_FAULT_ZERO | EXMAP_SNAPSHOTS)
+
 /* Make everything visible at once, or -EBUSY if the mapping came too early for its flags. */
 static int publish(struct exmap_region *region, const struct exmap_ioctl_setup *setup,
 		   struct exmap_pool *pool, struct exmap_interface **interfaces)
@@ -339,7 +405,7 @@ static int publish(struct exmap_region *region, const struct exmap_ioctl_setup *
 	int ret = 0;
 
 	mutex_lock(&region->world);
-	if ((setup->flags & EXMAP_FAULT_ZERO) && region->nr_pages) {
+	if ((setup->flags & MAPPING_FLAGS) && region->nr_pages) {
 		ret = -EBUSY;
 	} else {
 		region->flags = setup->flags;
@@ -481,7 +547,7 @@ static void flush_and_drain(struct exmap_region *region, enum exmap_flush_reason
 
 static bool anything_to_reclaim(struct exmap_region *region, bool *in_quarantine)
 {
-	bool found = region->pool.nr_free || region->pool.nr_pinned;
+	bool found = region->pool.nr_free || region->pool.nr_pinned || region->pool.nr_spare;
 	u32 i;
 
 	*in_quarantine = false;
@@ -492,29 +558,51 @@ static bool anything_to_reclaim(struct exmap_region *region, bool *in_quarantine
 	return found || *in_quarantine;
 }
 
+static void reclaim_held(struct exmap_region *region)
+{
+	bool in_quarantine;
+	u32 i;
+
+	if (region->dead || !anything_to_reclaim(region, &in_quarantine))
+		return;
+	if (in_quarantine)
+		flush_and_drain(region, EXMAP_FLUSH_RECLAIM);
+	exmap_pool_unpin(&region->pool);
+	for (i = 0; i < region->nr_interfaces; i++) {
+		struct exmap_interface *itf = region->interfaces[i];
+
+		exmap_pool_spill(&region->pool, itf, itf->nr_cache);
+	}
+}
+
 /*
  * Bring every free and freed frame into the pool.  The caller holds no
  * interface.  -ENOMEM if none was found.
  */
 int exmap_region_reclaim(struct exmap_region *region)
 {
-	bool in_quarantine;
 	int ret = -ENOMEM;
-	u32 i;
 
 	exmap_region_freeze(region);
-	if (!region->dead && anything_to_reclaim(region, &in_quarantine)) {
-		if (in_quarantine)
-			flush_and_drain(region, EXMAP_FLUSH_RECLAIM);
-		exmap_pool_unpin(&region->pool);
-		for (i = 0; i < region->nr_interfaces; i++) {
-			struct exmap_interface *itf = region->interfaces[i];
+	reclaim_held(region);
+	if (!region->dead && (region->pool.nr_free || region->pool.nr_spare))
+		ret = 0;
+	exmap_region_thaw(region);
+	return ret;
+}
 
-			exmap_pool_spill(&region->pool, itf, itf->nr_cache);
-		}
-		if (region->pool.nr_free)
-			ret = 0;
+/* Take @nr frames out of the pool for a snapshot, or none: -ENOMEM. */
+int exmap_region_take_frames(struct exmap_region *region, u32 *frames, u32 nr)
+{
+	int ret = -EPROTO;
+
+	exmap_region_freeze(region);
+	if (!region->dead) {
+		reclaim_held(region);
+		ret = exmap_pool_take(&region->pool, frames, nr);
 	}
+	if (!ret)
+		region->ctl->counts.snapshot += nr;
 	exmap_region_thaw(region);
 	return ret;
 }
@@ -540,6 +628,7 @@ static void add_counts(struct exmap_counters *counters, const struct exmap_inter
 	counters->mapped += c->mapped;
 	counters->quarantine += c->quarantine;
 	counters->busy += c->busy;
+	counters->snapshot += c->snapshot;
 	counters->allocs += c->allocs;
 	counters->frees += c->frees;
 	counters->reads += c->reads;
@@ -549,6 +638,7 @@ static void add_counts(struct exmap_counters *counters, const struct exmap_inter
 	counters->flushes += c->flushes;
 	counters->flushes_ranged += c->flushes_ranged;
 	counters->flush_ipis += c->flush_ipis;
+	counters->copies += c->copies;
 }
 
 void exmap_region_counters(struct exmap_region *region, struct exmap_counters *counters)
@@ -562,7 +652,7 @@ void exmap_region_counters(struct exmap_region *region, struct exmap_counters *c
 	for (i = 0; i < region->nr_interfaces; i++)
 		add_counts(counters, region->interfaces[i]);
 	counters->total = region->pool.total;
-	counters->free += region->pool.nr_free;
+	counters->free += region->pool.nr_free + region->pool.nr_spare;
 	counters->pinned = region->pool.nr_pinned;
 	counters->quarantine += region->pool.nr_pinned;
 	exmap_region_thaw(region);
@@ -583,6 +673,16 @@ static vm_fault_t region_fault(struct vm_fault *vmf)
 static vm_fault_t region_pfn_mkwrite(struct vm_fault *vmf)
 {
 	return VM_FAULT_SIGSEGV;
+}
+
+/* A write to a frame's page: its entry is read-only because of a snapshot. */
+static vm_fault_t region_page_mkwrite(struct vm_fault *vmf)
+{
+	struct exmap_region *region = vmf->vma->vm_private_data;
+
+	if (vmf->vma->vm_mm != region->mm)
+		return VM_FAULT_SIGSEGV;
+	return exmap_interface_mkwrite(region, (vmf->address - vmf->vma->vm_start) >> PAGE_SHIFT);
 }
 
 static int region_may_split(struct vm_area_struct *vma, unsigned long addr)
@@ -621,9 +721,10 @@ static const struct vm_operations_struct region_vm_ops = {
 	REGION_GET_POLICY
 };
 
-/* pfn_mkwrite forbids long-term pins for writing, so only those have it that need it */
-static const struct vm_operations_struct region_zero_vm_ops = {
+/* mkwrite forbids long-term pins for writing, so only those regions have it that need it */
+static const struct vm_operations_struct region_mkwrite_vm_ops = {
 	.fault		= region_fault,
+	.page_mkwrite	= region_page_mkwrite,
 	.pfn_mkwrite	= region_pfn_mkwrite,
 	.may_split	= region_may_split,
 	.mremap		= region_mremap,
@@ -646,7 +747,7 @@ static void set_mapping(struct exmap_region *region, struct vm_area_struct *vma)
 {
 	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP | VM_NOHUGEPAGE, VM_MAYEXEC);
 	vma->vm_private_data = region;
-	vma->vm_ops = region->flags & EXMAP_FAULT_ZERO ? &region_zero_vm_ops : &region_vm_ops;
+	vma->vm_ops = region->flags & MAPPING_FLAGS ? &region_mkwrite_vm_ops : &region_vm_ops;
 
 	WRITE_ONCE(region->start, vma->vm_start);
 	/* vma->vm_page_prot may lack the write bit, for page_mkwrite */

@@ -158,9 +158,10 @@ static int fill_block(struct exmap_region *region, const struct exmap_scan *scan
 	return 0;
 }
 
+/* In a parked chunk too: its entries keep their bits. */
 static bool is_mapped(struct exmap_walk *walk, u64 page)
 {
-	return exmap_walk_to(walk, page) &&
+	return exmap_walk_to_table(walk, page) &&
 	       EXMAP_RES_MAPPED(READ_ONCE(*exmap_walk_word(walk, page)));
 }
 

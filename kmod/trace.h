@@ -16,13 +16,15 @@ TRACE_DEFINE_ENUM(EXMAP_FLUSH_BARRIER);
 TRACE_DEFINE_ENUM(EXMAP_FLUSH_ZERO_PAGE);
 TRACE_DEFINE_ENUM(EXMAP_FLUSH_SCAN);
 TRACE_DEFINE_ENUM(EXMAP_FLUSH_NOTIFIER);
+TRACE_DEFINE_ENUM(EXMAP_FLUSH_SNAPSHOT);
 
 #define show_exmap_opcode(opcode)				\
 	__print_symbolic(opcode,				\
 			 { EXMAP_OP_READ,	"read" },	\
 			 { EXMAP_OP_ALLOC,	"alloc" },	\
 			 { EXMAP_OP_FREE,	"free" },	\
-			 { EXMAP_OP_WRITE,	"write" })
+			 { EXMAP_OP_WRITE,	"write" },	\
+			 { EXMAP_OP_UNSHARE,	"unshare" })
 
 #define show_exmap_flush_reason(reason)					\
 	__print_symbolic(reason,					\
@@ -32,7 +34,8 @@ TRACE_DEFINE_ENUM(EXMAP_FLUSH_NOTIFIER);
 			 { EXMAP_FLUSH_BARRIER,		"barrier" },	\
 			 { EXMAP_FLUSH_ZERO_PAGE,	"zero_page" },	\
 			 { EXMAP_FLUSH_SCAN,		"scan" },	\
-			 { EXMAP_FLUSH_NOTIFIER,	"notifier" })
+			 { EXMAP_FLUSH_NOTIFIER,	"notifier" },	\
+			 { EXMAP_FLUSH_SNAPSHOT,	"snapshot" })
 
 /* One for each call, when it ends. */
 TRACE_EVENT(exmap_op,
@@ -96,6 +99,68 @@ TRACE_EVENT(exmap_fault,
 	),
 	TP_printk("region=%u page=%llu %s ret=%d", __entry->region, __entry->page,
 		  __entry->write ? "write" : "read", __entry->ret)
+);
+
+/* One for each snapshot taken; flush included. */
+TRACE_EVENT(exmap_freeze,
+	TP_PROTO(u32 region, u32 snapshot, u64 start, u64 pages, u64 ns),
+	TP_ARGS(region, snapshot, start, pages, ns),
+	TP_STRUCT__entry(
+		__field(u32, region)
+		__field(u32, snapshot)
+		__field(u64, start)
+		__field(u64, pages)
+		__field(u64, ns)
+	),
+	TP_fast_assign(
+		__entry->region = region;
+		__entry->snapshot = snapshot;
+		__entry->start = start;
+		__entry->pages = pages;
+		__entry->ns = ns;
+	),
+	TP_printk("region=%u snapshot=%u start=%llu pages=%llu ns=%llu", __entry->region,
+		  __entry->snapshot, __entry->start, __entry->pages, __entry->ns)
+);
+
+DECLARE_EVENT_CLASS(exmap_chunk_event,
+	TP_PROTO(u32 region, u64 chunk),
+	TP_ARGS(region, chunk),
+	TP_STRUCT__entry(
+		__field(u32, region)
+		__field(u64, chunk)
+	),
+	TP_fast_assign(
+		__entry->region = region;
+		__entry->chunk = chunk;
+	),
+	TP_printk("region=%u chunk=%llu", __entry->region, __entry->chunk)
+);
+
+/* A parked chunk comes back. */
+DEFINE_EVENT(exmap_chunk_event, exmap_attach,
+	TP_PROTO(u32 region, u64 chunk),
+	TP_ARGS(region, chunk)
+);
+
+/* A chunk is taken out of the views. */
+DEFINE_EVENT(exmap_chunk_event, exmap_unview,
+	TP_PROTO(u32 region, u64 chunk),
+	TP_ARGS(region, chunk)
+);
+
+TRACE_EVENT(exmap_snapshot_broken,
+	TP_PROTO(u32 region, u32 snapshot),
+	TP_ARGS(region, snapshot),
+	TP_STRUCT__entry(
+		__field(u32, region)
+		__field(u32, snapshot)
+	),
+	TP_fast_assign(
+		__entry->region = region;
+		__entry->snapshot = snapshot;
+	),
+	TP_printk("region=%u snapshot=%u", __entry->region, __entry->snapshot)
 );
 
 #endif /* _EXMAP_TRACE_H */

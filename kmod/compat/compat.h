@@ -30,6 +30,13 @@ static inline void vm_flags_mod(struct vm_area_struct *vma, unsigned long set,
 }
 #endif
 
+/* 5e31275cc997: page faults take the lock of the vma alone */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+static inline void vma_start_write(struct vm_area_struct *vma)
+{
+}
+#endif
+
 /* 2f8b54447a14: pte_mkwrite takes the vma; the plain one became _novma */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 static inline pte_t pte_mkwrite_novma(pte_t pte)

@@ -59,6 +59,8 @@
  *		The tail of a page that the end of a file cuts is zero.
  *	WRITE	writes mapped pages to the backing, at page * 4096.  The caller
  *		sees to it that they do not change meanwhile.
+ *	UNSHARE	copies mapped pages that a snapshot shares, so that writing them
+ *		does not fault (see SNAPSHOTS).  Counts the pages copied.
  *
  * Errors of a call: EBADF before SETUP; EPROTO before mmap, or when the region
  * is dead; EPERM from another address space; EINVAL for an interface, opcode,
@@ -110,6 +112,47 @@
  * every other respect, and ALLOC or READ of it flushes the zero page from all
  * TLBs before it returns.
  *
+ * SNAPSHOTS
+ *
+ * In a region that was set up with EXMAP_SNAPSHOTS, EXMAP_IOCTL_SNAPSHOT freezes
+ * a range: it returns a descriptor that shows every page of the range as it was
+ * at one moment, whatever becomes of the region afterwards.  The freeze itself
+ * copies nothing and touches no page; all threads of the process are kept out of
+ * the region while it lasts.  Several snapshots may be alive, of ranges that
+ * overlap or not; closing the last descriptor and mapping of one ends it.
+ *
+ * Content is shared until the live page changes: the first write to a page after
+ * the freeze faults, and copies the old content to a new frame; FREE leaves the
+ * frame itself to the snapshot, and flushes before it returns.  UNSHARE copies
+ * ahead of the writes.  The live page keeps its frame.  A page is copied once,
+ * however many snapshots share it.  EXMAP_RES_SNAPSHOT in a residency word says
+ * that the next write will fault; it appears when the page's chunk is first
+ * touched after the freeze.
+ *
+ * Copies take frames that the snapshot has reserved, then such as the pool has.
+ * If there is none, or no memory for the book-keeping, the snapshot is *broken*,
+ * and so are all older ones that cover the same chunk: reading them gives
+ * ENODATA, or SIGBUS, for good; their frames return to the pool, and the writer
+ * goes on.
+ *
+ * The descriptor can be mapped (MAP_SHARED, PROT_READ) at any offset and in any
+ * process that it is passed to, and read by pread; byte 0 is the first byte of
+ * the range.  A page that was absent raises SIGBUS in a view, and ends a pread
+ * before it, or, if it is the first, gives ENOENT.  A view's page that is about
+ * to change is taken out of the views first, which interrupts CPUs that run a
+ * process with a view; pread costs writers nothing.  Views cannot be the target
+ * of O_DIRECT or other calls that pin pages (EFAULT): pread into a buffer.
+ *
+ * A snapshot outlives the region: after munmap, exit or kill -9 of the owner it
+ * keeps the frames that it needs.
+ *
+ * I/O that was started before the freeze, and writes to pages of the region
+ * (O_DIRECT read, process_vm_writev), is not part of the moment: for such a page
+ * the snapshot shows anything between the freeze and the end of the I/O.  From
+ * 6.5 on the kernel refuses to pin pages of such a region for long (io_uring's
+ * registered buffers); do not try it on older ones, since writes through them
+ * bypass snapshots.
+ *
  * WHAT THE KERNEL DOES TO A REGION
  *
  *	munmap		of all of it: every page is freed, the region is dead
@@ -131,7 +174,8 @@
  *
  * All frames are allocated and zeroed by SETUP and RESIZE, charged to
  * RLIMIT_MEMLOCK (unless CAP_IPC_LOCK) and to the memory cgroup.  They do not
- * show in VmRSS.  At any time when no call runs,
+ * show in VmRSS.  A snapshot needs another 2 KiB for each chunk that is touched
+ * while it is alive.  At any time when no call runs,
  *
  *	total = free + mapped + quarantine + busy + snapshot
  *
@@ -193,7 +237,7 @@ struct exmap_user_interface {
  * @fd: a block device or regular file to READ from and WRITE to, or -1
  * @max_interfaces: 1 to 256
  * @buffer_size: frames in the pool, 1 to EXMAP_POOL_MAX_PAGES
- * @flags: 0, EXMAP_PAGEFAULT_ALLOC or EXMAP_FAULT_ZERO (not both)
+ * @flags: 0, EXMAP_PAGEFAULT_ALLOC or EXMAP_FAULT_ZERO (not both); EXMAP_SNAPSHOTS
  *
  * Errors: EBUSY the second time; EBADF for a @fd that is not open for reading;
  * EINVAL; ENOMEM beyond RLIMIT_MEMLOCK, the cgroup's limit or free memory.
@@ -240,6 +284,7 @@ enum exmap_opcode {
 	EXMAP_OP_ALLOC	= 1,
 	EXMAP_OP_FREE	= 2,
 	EXMAP_OP_WRITE	= 3,
+	EXMAP_OP_UNSHARE = 4,	/* ours */
 };
 
 enum exmap_flags {
@@ -248,6 +293,7 @@ enum exmap_flags {
 	EXMAP_FAULT_ALLOC	= 2,
 	EXMAP_FAULT_ZERO	= 4,	/* SETUP: see FAULTS */
 	EXMAP_FREE_LAZY		= 8,	/* ACTION: see FLUSHING */
+	EXMAP_SNAPSHOTS		= 16,	/* SETUP: see SNAPSHOTS */
 };
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
@@ -291,6 +337,7 @@ enum exmap_flags {
 #define EXMAP_FEATURE_RESIZE		0x08ULL
 #define EXMAP_FEATURE_FILE_BACKING	0x10ULL
 #define EXMAP_FEATURE_FAULT_ZERO	0x20ULL
+#define EXMAP_FEATURE_SNAPSHOT		0x40ULL
 
 /**
  * struct exmap_info - what this module and this region are
@@ -342,6 +389,7 @@ struct exmap_info {
  * @flushes_ranged: TLB flushes of single pages
  * @flush_ipis: CPUs that were interrupted for them
  * @pinned: of @quarantine, frames that still have a foreign reference
+ * @copies: pages copied out for snapshots
  *
  * The first six are taken at one moment, with all interfaces held:
  * total = free + mapped + quarantine + busy + snapshot.
@@ -364,7 +412,8 @@ struct exmap_counters {
 	__u64 flushes_ranged;
 	__u64 flush_ipis;
 	__u64 pinned;
-	__u64 reserved[7];
+	__u64 copies;
+	__u64 reserved[6];
 };
 
 /* exmap_scan.flags */
@@ -450,11 +499,103 @@ struct exmap_tune {
 
 #define EXMAP_FLUSH_THRESHOLD_MAX	15360
 
+#define EXMAP_RESERVE_ALL	0xffffffffffffffffULL
+
+/**
+ * struct exmap_snapshot_create - freeze a range of the region
+ * @flags: 0
+ * @start: first page, a multiple of EXMAP_CHUNK_PAGES
+ * @count: number of pages, a multiple of EXMAP_CHUNK_PAGES or to the end of the
+ *	region
+ * @reserve: frames to take out of the pool now, for copies; EXMAP_RESERVE_ALL:
+ *	one for each page that is mapped
+ *
+ * Returns a descriptor (close-on-exec) of the snapshot; see SNAPSHOTS.  Errors:
+ * EOPNOTSUPP without EXMAP_SNAPSHOTS in SETUP; EINVAL; EFAULT for a range outside
+ * of the region; ENOMEM, also if the pool has not as many free frames; EPROTO;
+ * EBADF; EPERM; EMFILE; EINTR.
+ */
+struct exmap_snapshot_create {
+	__u64 flags;
+	__u64 start;
+	__u64 count;
+	__u64 reserve;
+	__u64 reserved[4];
+};
+
+/**
+ * struct exmap_snapshot_info - what a snapshot is; on its descriptor
+ * @flags: in: 0
+ * @start: its first page, counted from the region's start
+ * @count: its length
+ * @reserve: frames that are still set aside
+ * @frames: frames that hold content for it and are no longer the live region's
+ * @id: unique while the module is loaded
+ * @region: the region's
+ * @broken: 1 once content is lost
+ */
+struct exmap_snapshot_info {
+	__u64 flags;
+	__u64 start;
+	__u64 count;
+	__u64 reserve;
+	__u64 frames;
+	__u32 id;
+	__u32 region;
+	__u32 broken;
+	__u32 reserved32;
+	__u64 reserved[4];
+};
+
+/**
+ * struct exmap_snapshot_pages - residency words of a snapshot; on its descriptor
+ * @flags: 0
+ * @start: first page, counted from the snapshot's start
+ * @count: how many
+ * @words: address of @count __u32
+ *
+ * A word is 0 for a page that was absent, else the index of its frame, plus 1,
+ * with EXMAP_RES_SNAPSHOT while the live region still has the same frame.
+ * Errors: EINVAL, EFAULT, ENODATA for a broken snapshot, ENOMEM, EINTR.
+ */
+struct exmap_snapshot_pages {
+	__u64 flags;
+	__u64 start;
+	__u64 count;
+	__u64 words;
+};
+
+/**
+ * struct exmap_snapshot_diff - where two snapshots differ; on the descriptor of one
+ * @flags: 0
+ * @fd: the descriptor of the other
+ * @start: first page, counted from the region's start, a multiple of 8
+ * @count: how many; all within both
+ * @bitmap: address of @count bits (whole bytes are written)
+ *
+ * Sets the bits of pages that were written, freed, or mapped anew between the
+ * two.  (A page that was written with what it held before counts as different.)
+ * Errors: EXDEV if they belong to different regions; EBADF; EINVAL; EFAULT;
+ * ENODATA if one is broken; EINTR.
+ */
+struct exmap_snapshot_diff {
+	__u64 flags;
+	__s32 fd;
+	__u32 reserved;
+	__u64 start;
+	__u64 count;
+	__u64 bitmap;
+};
+
 #define EXMAP_IOCTL_INFO	_IOWR('k', 16, struct exmap_info)
 #define EXMAP_IOCTL_COUNTERS	_IOWR('k', 17, struct exmap_counters)
 #define EXMAP_IOCTL_SCAN	_IOW('k', 18, struct exmap_scan)
 #define EXMAP_IOCTL_RESIZE	_IOWR('k', 19, struct exmap_resize)
 #define EXMAP_IOCTL_BARRIER	_IOW('k', 20, struct exmap_barrier)
 #define EXMAP_IOCTL_TUNE	_IOWR('k', 21, struct exmap_tune)
+#define EXMAP_IOCTL_SNAPSHOT	_IOW('k', 22, struct exmap_snapshot_create)
+#define EXMAP_IOCTL_SNAPSHOT_INFO	_IOWR('k', 23, struct exmap_snapshot_info)
+#define EXMAP_IOCTL_SNAPSHOT_PAGES	_IOW('k', 24, struct exmap_snapshot_pages)
+#define EXMAP_IOCTL_SNAPSHOT_DIFF	_IOW('k', 25, struct exmap_snapshot_diff)
 
 #endif /* _UAPI_EXMAP_H */
