@@ -15,7 +15,6 @@ verdict() {
 # no change in it.  With the module loaded its functions have names in the report.
 find_leaks() {
 	[ -n "$EXMAP_KMEMLEAK" ] || return
-	grep '^exmap ' /proc/modules >>"$OUT/modules"
 	leaks=/sys/kernel/debug/kmemleak
 	{ echo scan >$leaks && sleep 6 && echo scan >$leaks; } 2>"$OUT/kmemleak-errors" ||
 		verdict setup "kmemleak does not scan: $(cat "$OUT/kmemleak-errors")"

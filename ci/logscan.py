@@ -29,15 +29,12 @@ def complaints(lines: Iterable[str]) -> list[str]:
     return [line.rstrip("\n") for line in lines if _BAD.search(line) and not _HARMLESS.search(line)]
 
 
-def leaks(report: str, module: range) -> list[str]:
-    """Return the objects of a kmemleak report that the module allocated, with their backtraces.
+# An address in the modules' area without a name: a function of a module that was
+# unloaded, or that ran when it was loaded and is gone.
+_NAMELESS = re.compile(r"^ +(\[<\w+>\] )?0xffffffff[a-f][0-9a-f]{7}$", re.MULTILINE)
 
-    module is where it was loaded: an unloaded module has no symbols any more.
-    """
+
+def leaks(report: str) -> list[str]:
+    """Return the objects of a kmemleak report that the module allocated, with their backtraces."""
     objects = re.split(r"^(?=unreferenced object)", report, flags=re.MULTILINE)
-    return [text.rstrip("\n") for text in objects if _is_ours(text, module)]
-
-
-def _is_ours(text: str, module: range) -> bool:
-    bare = (int(address, 16) for address in re.findall(r"\] 0x([0-9a-f]+)$", text, re.MULTILINE))
-    return "[exmap]" in text or any(address in module for address in bare)
+    return [text.rstrip("\n") for text in objects if "[exmap]" in text or _NAMELESS.search(text)]

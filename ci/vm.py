@@ -257,14 +257,6 @@ def read_verdict(out: Path) -> int:
     raise GuestSetupFailed(" ".join(words))
 
 
-def read_leaks(out: Path) -> list[str]:
-    """Return what kmemleak, at the end of the run, found of the module's."""
-    words = (out / "modules").read_text().split()
-    # exmap 98304 0 - Live 0xffffffffc0201000 (OE)
-    module = range(0) if "Live" not in words else range(int(words[5], 16), int(words[5], 16) + int(words[1]))
-    return logscan.leaks((out / "kmemleak").read_text(), module)
-
-
 def _log_lines(out: Path) -> list[str]:
     for name in ("dmesg", "kmsg", "console"):
         path = out / name
@@ -307,7 +299,9 @@ def run(
     returncode = read_verdict(out)
     found = logscan.complaints(_log_lines(out))
     if guest.kmemleak:
-        found += [line for leak in read_leaks(out) for line in leak.splitlines()]
+        found += [
+            line for leak in logscan.leaks((out / "kmemleak").read_text()) for line in leak.splitlines()
+        ]
     return Result(returncode, found, out)
 
 

@@ -58,27 +58,23 @@ LEAKS = """\
 unreferenced object 0xffff888003c2a000 (size 64):
   comm "insmod", pid 123, jiffies 4294900000
   backtrace (crc 1234):
-    [<ffffffff8147ab12>] __kmalloc_cache_noprof+0x1b2/0x2f0
-    [<ffffffffc0201234>] exmap_open+0x12/0x30 [exmap]
+    __kmalloc_cache_noprof+0x1b2/0x2f0
+    exmap_open+0x12/0x30 [exmap]
 unreferenced object 0xffff888003c2b000 (size 64):
   comm "udevd", pid 75, jiffies 4294900001
   backtrace (crc 1235):
-    [<ffffffff8147ab12>] __kmalloc_cache_noprof+0x1b2/0x2f0
+    __kmalloc_cache_noprof+0x1b2/0x2f0
 unreferenced object 0xffff888003c2c000 (size 128):
   comm "rmmod", pid 124, jiffies 4294900002
   backtrace (crc 1236):
-    [<ffffffff8147ab12>] __kmalloc_cache_noprof+0x1b2/0x2f0
-    [<ffffffffc0201300>] 0xffffffffc0201300
+    __kmalloc_cache_noprof+0x1b2/0x2f0
+    0xffffffffc0201300
 """
 
 
-def test_leaks_are_those_of_the_module_loaded_or_not(tmp_path: Path) -> None:
-    (tmp_path / "kmemleak").write_text(LEAKS)
-    (tmp_path / "modules").write_text("exmap 98304 0 - Live 0xffffffffc0201000 (OE)\n")
-    assert ["size 64" in leak for leak in vm.read_leaks(tmp_path)] == [True, False]
-    assert "0xffff888003c2b000" not in str(vm.read_leaks(tmp_path))
-    (tmp_path / "modules").write_text("exmap 98304 0 - Live 0xffffffffc0401000 (OE)\n")
-    assert len(vm.read_leaks(tmp_path)) == 1
+def test_leaks_are_those_of_the_module_with_and_without_names() -> None:
+    assert ["size 64" in leak for leak in logscan.leaks(LEAKS)] == [True, False]
+    assert "0xffff888003c2b000" not in str(logscan.leaks(LEAKS))
 
 
 def test_missing_verdict_means_a_lost_guest(tmp_path: Path) -> None:
