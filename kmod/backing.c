@@ -4,7 +4,8 @@
  *
  * Page n of the region is page n of the backing.  Frames are given to the file
  * system or block device as they are (bvec iterators), asynchronously if the
- * file was opened with O_DIRECT; consecutive pages make one request.  No
+ * file was opened with O_DIRECT; consecutive pages make one request, and if that
+ * fails one each, so that a bad block is the matter of its page alone.  No
  * interface is held while the I/O runs: pages that are being read are BUSY in
  * the residency map, pages that are being written have a reference.
  */
@@ -14,6 +15,7 @@
 #include <linux/file.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uio.h>
 
@@ -27,11 +29,13 @@
  * @page: of the region
  * @frame: its frame
  * @iov: which iov asked for it
+ * @res: what became of it: 0 or an error
  */
 struct io_slot {
 	u32 page;
 	u32 frame;
 	u16 iov;
+	int res;
 };
 
 /* A request: consecutive pages. */
@@ -53,6 +57,7 @@ struct io_run {
  * @slots: the pages
  * @bvecs: their frames
  * @runs: the requests
+ * @single: the request for a page of a run that failed
  * @res: result of each iov
  * @changed: pages of each iov that were transferred
  */
@@ -65,6 +70,7 @@ struct exmap_io {
 	struct io_slot slots[EXMAP_IO_PAGES];
 	struct bio_vec bvecs[EXMAP_IO_PAGES];
 	struct io_run runs[EXMAP_IO_PAGES];
+	struct io_run single;
 	int res[EXMAP_USER_INTERFACE_PAGES];
 	unsigned int changed[EXMAP_USER_INTERFACE_PAGES];
 };
@@ -115,7 +121,7 @@ static struct exmap_io *get_io(struct exmap_region *region, struct exmap_interfa
 {
 	lockdep_assert_held(&itf->io_lock);
 	if (!itf->io)
-		itf->io = kvzalloc(sizeof(*itf->io), GFP_KERNEL_ACCOUNT);
+		itf->io = kvzalloc(sizeof(*itf->io), EXMAP_GFP);
 	if (itf->io)
 		exmap_op_init(&itf->io->op, region, itf);
 	return itf->io;
@@ -172,21 +178,21 @@ static void make_runs(struct exmap_io *io)
 	}
 }
 
-/* Do the I/O of a batch and wait for it. */
-static void transfer(struct exmap_region *region, struct exmap_io *io, bool write)
+/* Send requests and wait for them. */
+static void submit_and_wait(struct exmap_region *region, struct exmap_io *io, struct io_run *runs,
+			    unsigned int nr, bool write)
 {
 	struct file *file = region->backing;
 	struct blk_plug plug;
 	unsigned int i;
 
-	make_runs(io);
 	init_completion(&io->done);
 	atomic_set(&io->pending, 1);
 	if (write)
 		file_start_write(file);
 	blk_start_plug(&plug);
-	for (i = 0; i < io->nr_runs; i++)
-		submit_run(file, &io->runs[i], write);
+	for (i = 0; i < nr; i++)
+		submit_run(file, &runs[i], write);
 	blk_finish_plug(&plug);
 	if (!atomic_dec_and_test(&io->pending))
 		wait_for_completion_io(&io->done);
@@ -217,6 +223,47 @@ static int write_result(const struct io_run *run, unsigned int i)
 	if (run->ret < 0)
 		return run->ret;
 	return run->ret >= ((long)(i + 1) << PAGE_SHIFT) ? 0 : -EIO;
+}
+
+static int page_result(struct exmap_region *region, const struct io_run *run, unsigned int i,
+		       bool write)
+{
+	return write ? write_result(run, i) : read_result(region, run, i);
+}
+
+/* A page of a run that failed, by itself. */
+static int try_again(struct exmap_region *region, struct exmap_io *io, unsigned int slot,
+		     bool write)
+{
+	struct io_run *run = &io->single;
+
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	run->io = io;
+	run->first = slot;
+	run->nr = 1;
+	submit_and_wait(region, io, run, 1, write);
+	return page_result(region, run, 0, write);
+}
+
+/* Do the I/O of a batch, wait for it, and find out what became of each page. */
+static void transfer(struct exmap_region *region, struct exmap_io *io, bool write)
+{
+	unsigned int r, i;
+
+	make_runs(io);
+	submit_and_wait(region, io, io->runs, io->nr_runs, write);
+	for (r = 0; r < io->nr_runs; r++) {
+		struct io_run *run = &io->runs[r];
+
+		for (i = 0; i < run->nr; i++) {
+			int res = page_result(region, run, i, write);
+
+			if (res && res != -ENXIO && run->nr > 1)
+				res = try_again(region, io, run->first + i, write);
+			io->slots[run->first + i].res = res;
+		}
+	}
 }
 
 static void add_slot(struct exmap_io *io, u64 page, u32 frame)
@@ -304,9 +351,9 @@ static void abandon(struct exmap_op *op, const struct io_slot *slot)
 	mutex_unlock(&op->itf->lock);
 }
 
-static void end_read(struct exmap_io *io, const struct io_slot *slot, int res)
+static void end_read(struct exmap_io *io, const struct io_slot *slot)
 {
-	int ret = exmap_op_enter(&io->op);
+	int res = slot->res, ret = exmap_op_enter(&io->op);
 
 	if (!ret) {
 		exmap_op_make_room(&io->op);
@@ -324,18 +371,14 @@ static void end_read(struct exmap_io *io, const struct io_slot *slot, int res)
 /* Read what has been claimed, and map it. */
 static void read_batch(struct exmap_region *region, struct exmap_io *io)
 {
-	unsigned int r, i;
+	unsigned int i;
 
 	exmap_op_leave(&io->op);
 	if (!io->nr)
 		return;
 	transfer(region, io, false);
-	for (r = 0; r < io->nr_runs; r++) {
-		struct io_run *run = &io->runs[r];
-
-		for (i = 0; i < run->nr; i++)
-			end_read(io, &io->slots[run->first + i], read_result(region, run, i));
-	}
+	for (i = 0; i < io->nr; i++)
+		end_read(io, &io->slots[i]);
 	io->nr = 0;
 	exmap_op_leave(&io->op);
 	wake_up_all(&region->wait);
@@ -356,25 +399,20 @@ static int hold(struct exmap_op *op, u64 page)
 
 static void write_batch(struct exmap_region *region, struct exmap_io *io)
 {
-	unsigned int r, i;
+	unsigned int i;
 
 	exmap_op_leave(&io->op);
 	if (!io->nr)
 		return;
 	transfer(region, io, true);
-	for (r = 0; r < io->nr_runs; r++) {
-		struct io_run *run = &io->runs[r];
+	for (i = 0; i < io->nr; i++) {
+		struct io_slot *slot = &io->slots[i];
 
-		for (i = 0; i < run->nr; i++) {
-			struct io_slot *slot = &io->slots[run->first + i];
-			int res = write_result(run, i);
-
-			put_page(io->bvecs[run->first + i].bv_page);
-			io->op.itf->counts.writes += !res;
-			io->changed[slot->iov] += !res;
-			if (res && !io->res[slot->iov])
-				io->res[slot->iov] = res;
-		}
+		put_page(io->bvecs[i].bv_page);
+		io->op.itf->counts.writes += !slot->res;
+		io->changed[slot->iov] += !slot->res;
+		if (slot->res && !io->res[slot->iov])
+			io->res[slot->iov] = slot->res;
 	}
 	io->nr = 0;
 }

@@ -234,9 +234,11 @@ CASE(device_errors_of_a_run_leave_no_page_half_read)
 
 	spoil(37);
 	CHECK(one(&r, 0, EXMAP_OP_READ, 30, 20, 0, &changed) == -EIO);
-	CHECK(!mapped(&r, 37) && changed == (int)counters(&r).mapped && !counters(&r).busy);
-	for (i = 30; i < 50; i++)
-		CHECK(!mapped(&r, i) || (r.mem[i * PAGE] == i && r.mem[i * PAGE + 4095] == i));
+	CHECK(changed == 19 && counters(&r).mapped == 19 && !counters(&r).busy);
+	for (i = 30; i < 50; i++) {
+		CHECK(mapped(&r, i) == (i != 37));
+		CHECK(i == 37 || (r.mem[i * PAGE] == i && r.mem[i * PAGE + 4095] == i));
+	}
 	for (i = 30; i < 50; i++)
 		CHECK(one(&r, 0, EXMAP_OP_READ, i, 1, 0, NULL) == (i == 37 ? -EIO : 0));
 	CHECK(counters(&r).mapped == 19);
@@ -262,6 +264,39 @@ CASE(device_errors_of_write_are_reported_and_the_page_stays)
 	CHECK(pread(disk, content, PAGE, 40 * PAGE) == (long)PAGE && content[0] == 40);
 	CHECK(!one(&r, 0, EXMAP_OP_WRITE, 40, 1, 0, NULL));
 	CHECK(pread(disk, content, PAGE, 40 * PAGE) == (long)PAGE && (__u8)content[0] == 0xee);
+}
+
+/* Neighbours make one request; a bad block is still the matter of its page alone. */
+static void neighbours_of_a_bad_page(int open_flags)
+{
+	struct region r = open_region(1024, 128, 1, 0, null_disk("10000", open_flags));
+	struct exmap_iov *iov = r.itf[0]->iov;
+	int i;
+
+	spoil(FIRST + 7);
+	fill(iov, 20, FIRST, 1);
+	CHECK(act(&r, 0, EXMAP_OP_READ, 20, 0) == 1);
+	for (i = 0; i < 20; i++)
+		CHECK(iov[i].res == (i == 7 ? -EIO : 0) && mapped(&r, FIRST + i) == (i != 7));
+	heal(FIRST + 7);
+	CHECK(!one(&r, 0, EXMAP_OP_READ, FIRST + 7, 1, 0, NULL));
+	if (!(open_flags & O_DIRECT))
+		return;	/* the page cache takes every write */
+	spoil(FIRST + 7);
+	fill(iov, 20, FIRST, 1);
+	CHECK(act(&r, 0, EXMAP_OP_WRITE, 20, 0) == 1);
+	for (i = 0; i < 20; i++)
+		CHECK(iov[i].res == (i == 7 ? -EIO : 0) && iov[i].pages == (i != 7));
+}
+
+CASE(device_errors_do_not_spread_to_neighbours_direct)
+{
+	neighbours_of_a_bad_page(O_DIRECT);
+}
+
+CASE(device_errors_do_not_spread_to_neighbours_buffered)
+{
+	neighbours_of_a_bad_page(0);
 }
 
 static volatile bool enough;
