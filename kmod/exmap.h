@@ -44,6 +44,8 @@
 #define EXMAP_MOVED_PAGES	256	/* pages moved to snapshots before a flush */
 #define EXMAP_RESIDENCY_WORDS	(PAGE_SIZE / sizeof(u32))
 #define EXMAP_NO_FRAME		U32_MAX
+/* what a call gets, or fails with -ENOMEM: it is not worth the OOM killer */
+#define EXMAP_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
 /**
  * struct exmap_frame - what FREE writes about a page frame of a pool

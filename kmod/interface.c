@@ -16,16 +16,16 @@
 
 struct exmap_interface *exmap_interface_create(void)
 {
-	struct exmap_interface *itf = kvzalloc(sizeof(*itf), GFP_KERNEL_ACCOUNT);
+	struct exmap_interface *itf = kvzalloc(sizeof(*itf), EXMAP_GFP);
 
 	if (!itf)
 		return NULL;
 	mutex_init(&itf->io_lock);
 	mutex_init(&itf->lock);
-	itf->user = (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	itf->user = (void *)get_zeroed_page(EXMAP_GFP);
 	if (!itf->user)
 		goto err_itf;
-	itf->ring = kvcalloc(EXMAP_RING_ENTRIES, sizeof(*itf->ring), GFP_KERNEL_ACCOUNT);
+	itf->ring = kvcalloc(EXMAP_RING_ENTRIES, sizeof(*itf->ring), EXMAP_GFP);
 	if (!itf->ring)
 		goto err_user;
 	return itf;

@@ -37,7 +37,7 @@ MODULE_PARM_DESC(flush_threshold,
 
 static int exmap_open(struct inode *inode, struct file *file)
 {
-	struct exmap_handle *handle = kzalloc(sizeof(*handle), GFP_KERNEL_ACCOUNT);
+	struct exmap_handle *handle = kzalloc(sizeof(*handle), EXMAP_GFP);
 
 	if (!handle)
 		return -ENOMEM;

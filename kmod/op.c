@@ -52,7 +52,7 @@ void exmap_op_leave(struct exmap_op *op)
 /* Bring a parked chunk back. */
 static int attach(struct exmap_op *op, u64 nr)
 {
-	struct exmap_record *record = exmap_snapshot_alloc_record(GFP_KERNEL_ACCOUNT);
+	struct exmap_record *record = exmap_snapshot_alloc_record(EXMAP_GFP);
 	int ret;
 
 	if (!record)

@@ -13,9 +13,6 @@
 
 #include "exmap.h"
 
-#define EXMAP_GFP_TABLE	(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN)
-#define EXMAP_GFP_FRAME	(GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
-
 static void free_page_list(struct list_head *pages)
 {
 	struct page *page, *next;
@@ -34,7 +31,7 @@ static int alloc_page_list(struct list_head *pages, u32 nr)
 
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		page = alloc_page(EXMAP_GFP_FRAME);
+		page = alloc_page(EXMAP_GFP | __GFP_ZERO);
 		if (!page)
 			return -ENOMEM;
 		list_add(&page->lru, pages);
@@ -66,9 +63,11 @@ static void free_tables(struct tables *tables)
 
 static int alloc_tables(u32 capacity, struct tables *tables)
 {
-	tables->pages = __vmalloc(array_size(capacity, sizeof(*tables->pages)), EXMAP_GFP_TABLE);
-	tables->frames = __vmalloc(array_size(capacity, sizeof(*tables->frames)), EXMAP_GFP_TABLE);
-	tables->free = __vmalloc(array_size(capacity, sizeof(*tables->free)), EXMAP_GFP_TABLE);
+	const gfp_t gfp = EXMAP_GFP | __GFP_ZERO;
+
+	tables->pages = __vmalloc(array_size(capacity, sizeof(*tables->pages)), gfp);
+	tables->frames = __vmalloc(array_size(capacity, sizeof(*tables->frames)), gfp);
+	tables->free = __vmalloc(array_size(capacity, sizeof(*tables->free)), gfp);
 	if (tables->pages && tables->frames && tables->free)
 		return 0;
 	free_tables(tables);

@@ -44,7 +44,7 @@ static struct exmap_chunk *make_chunk(struct exmap_region *region, u64 nr)
 	words = exmap_residency_page(region, first / EXMAP_RESIDENCY_WORDS);
 	if (!words)
 		return NULL;
-	chunk = kzalloc(sizeof(*chunk), GFP_KERNEL_ACCOUNT);
+	chunk = kzalloc(sizeof(*chunk), EXMAP_GFP);
 	if (!chunk)
 		return NULL;
 	chunk->words = (u32 *)page_address(words) + first % EXMAP_RESIDENCY_WORDS;

@@ -108,7 +108,8 @@ static void attach_tables(struct exmap_region *region, u64 first, u64 last)
 			continue;
 		}
 		/* a notifier may not wait for reclaim, which calls notifiers */
-		record = exmap_snapshot_alloc_record(GFP_ATOMIC | __GFP_ACCOUNT);
+		record = exmap_snapshot_alloc_record(GFP_ATOMIC | __GFP_ACCOUNT |
+						     __GFP_NOWARN);
 		exmap_snapshot_attach(region, nr, &record);
 		kfree(record);
 	}
@@ -264,7 +265,7 @@ static const struct mmu_notifier_ops notifier_ops = {
 struct exmap_region *exmap_region_create(void)
 {
 	static atomic_t last_id;
-	struct exmap_region *region = kzalloc(sizeof(*region), GFP_KERNEL_ACCOUNT);
+	struct exmap_region *region = kzalloc(sizeof(*region), EXMAP_GFP);
 	int ret = -ENOMEM;
 
 	if (!region)
@@ -369,7 +370,7 @@ static int create_interfaces(struct exmap_interface ***interfaces, u32 nr)
 {
 	u32 i;
 
-	*interfaces = kvcalloc(nr, sizeof(**interfaces), GFP_KERNEL_ACCOUNT);
+	*interfaces = kvcalloc(nr, sizeof(**interfaces), EXMAP_GFP);
 	if (!*interfaces)
 		return -ENOMEM;
 	for (i = 0; i < nr; i++) {
@@ -768,9 +769,9 @@ int exmap_region_mmap(struct exmap_region *region, struct vm_area_struct *vma)
 		return ret;
 	ret = -ENOMEM;
 	chunks = kvcalloc(DIV_ROUND_UP(nr_pages, EXMAP_CHUNK_PAGES), sizeof(*chunks),
-			  GFP_KERNEL_ACCOUNT);
+			  EXMAP_GFP);
 	residency = kvcalloc(DIV_ROUND_UP(nr_pages, EXMAP_RESIDENCY_WORDS), sizeof(*residency),
-			     GFP_KERNEL_ACCOUNT);
+			     EXMAP_GFP);
 	if (!chunks || !residency)
 		goto out;
 

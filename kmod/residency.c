@@ -21,7 +21,7 @@ struct page *exmap_residency_page(struct exmap_region *region, u64 index)
 	page = smp_load_acquire(&region->residency[index]); /* pairs with the cmpxchg below */
 	if (page)
 		return page;
-	page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	page = alloc_page(EXMAP_GFP | __GFP_ZERO);
 	if (!page)
 		return NULL;
 	old = cmpxchg(&region->residency[index], NULL, page);

@@ -202,7 +202,7 @@ void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_rec
 
 struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp)
 {
-	return kzalloc(sizeof(struct exmap_record), gfp | __GFP_NOWARN);
+	return kzalloc(sizeof(struct exmap_record), gfp);
 }
 
 /* The copy goes to the reservation's account, else to the interface's. */
@@ -667,7 +667,7 @@ static int reserve(struct exmap_snapshot *snap, u64 nr)
 		return 0;
 	if (nr > READ_ONCE(region->pool.total))
 		return -ENOMEM;
-	frames = kvmalloc_array(nr, sizeof(*frames), GFP_KERNEL_ACCOUNT);
+	frames = kvmalloc_array(nr, sizeof(*frames), EXMAP_GFP);
 	if (!frames)
 		return -ENOMEM;
 	ret = exmap_region_take_frames(region, frames + snap->nr_reserve, nr - snap->nr_reserve);
@@ -699,7 +699,7 @@ struct exmap_snapshot *exmap_snapshot_alloc(struct exmap_region *region,
 
 	if (ret)
 		return ERR_PTR(ret);
-	snap = kzalloc(sizeof(*snap), GFP_KERNEL_ACCOUNT);
+	snap = kzalloc(sizeof(*snap), EXMAP_GFP);
 	if (!snap)
 		return ERR_PTR(-ENOMEM);
 	snap->id = atomic_inc_return(&last_id);
@@ -708,7 +708,7 @@ struct exmap_snapshot *exmap_snapshot_alloc(struct exmap_region *region,
 	snap->first = args->start / EXMAP_CHUNK_PAGES;
 	snap->nr_chunks = DIV_ROUND_UP(args->count, EXMAP_CHUNK_PAGES);
 	INIT_LIST_HEAD(&snap->node);
-	snap->records = kvcalloc(snap->nr_chunks, sizeof(*snap->records), GFP_KERNEL_ACCOUNT);
+	snap->records = kvcalloc(snap->nr_chunks, sizeof(*snap->records), EXMAP_GFP);
 	if (!snap->records) {
 		kfree(snap);
 		return ERR_PTR(-ENOMEM);
@@ -740,7 +740,7 @@ static u64 frames_to_reserve(struct exmap_snapshot *snap, u64 wanted)
  */
 int exmap_snapshot_freeze(struct exmap_snapshot *snap, u64 frames)
 {
-	struct exmap_record *record = exmap_snapshot_alloc_record(GFP_KERNEL_ACCOUNT);
+	struct exmap_record *record = exmap_snapshot_alloc_record(EXMAP_GFP);
 	int ret;
 
 	if (!record)

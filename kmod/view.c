@@ -230,7 +230,7 @@ static ssize_t read_pages(struct exmap_snapshot *snap, loff_t pos, struct iov_it
 static ssize_t view_read_iter(struct kiocb *kiocb, struct iov_iter *iter)
 {
 	struct exmap_snapshot *snap = kiocb->ki_filp->private_data;
-	struct page *bounce = alloc_page(GFP_KERNEL_ACCOUNT);
+	struct page *bounce = alloc_page(EXMAP_GFP);
 	ssize_t ret;
 
 	if (!bounce)

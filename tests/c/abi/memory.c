@@ -282,6 +282,24 @@ CASE(cgroup_limit_gives_enomem_and_kills_nobody)
 	leave_group(&group);
 }
 
+static void ask_for_large_tables(void *arg)
+{
+	int fd = device();
+
+	join_group(arg);
+	/* the table of frames alone is larger than the limit, and so are the interfaces */
+	FAILS(set_up(fd, 1 << 20, 1, 0, -1), ENOMEM);
+	FAILS(set_up(fd, 64, 256, 0, -1), ENOMEM);
+}
+
+CASE(cgroup_limit_below_the_tables_gives_enomem_too)
+{
+	struct cgroup group = make_group(8 * MIB);
+
+	CHECK(!in_child(ask_for_large_tables, &group));
+	leave_group(&group);
+}
+
 static void fill_a_pool_and_die(void *arg)
 {
 	struct region r;
