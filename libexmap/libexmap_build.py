@@ -15,10 +15,10 @@ TYPES = {
     "__u8": "uint8_t",
     "__u16": "uint16_t",
     "__u32": "uint32_t",
-    "__u64": "uint64_t",
+    "__u64": "unsigned long long",
     "__s16": "int16_t",
     "__s32": "int32_t",
-    "__aligned_u64": "uint64_t",
+    "__aligned_u64": "unsigned long long",
 }
 SYSTEM_HEADERS = ("stdbool.h", "stddef.h", "stdint.h", "linux/types.h", "linux/ioctl.h")
 
@@ -68,6 +68,7 @@ def declarations() -> str:
     inlines = """
     bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page);
     void *exmap_ffi_page(const struct exmap *ex, uint64_t page);
+    const void *exmap_ffi_snapshot_page(const struct exmap_snapshot *snap, uint64_t page);
     """
     return _constants() + _without_bit_fields(_without_inlines(_preprocess())) + inlines
 
@@ -80,10 +81,14 @@ ffibuilder.set_source(
     #include "exmap_user.h"
     bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page);
     void *exmap_ffi_page(const struct exmap *ex, uint64_t page);
+    const void *exmap_ffi_snapshot_page(const struct exmap_snapshot *snap, uint64_t page);
     """,
-    sources=[f"libexmap/src/{name}.c" for name in ("exmap", "kernel", "posix", "ffi")],
+    sources=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "libexmap/src").glob("*.c")),
     include_dirs=INCLUDES,
-    depends=["libexmap/src/internal.h", "libexmap/include/exmap_user.h", "kmod/uapi/exmap.h"],
+    depends=[
+        *("libexmap/src/internal.h", "libexmap/src/posix.h"),
+        *("libexmap/include/exmap_user.h", "kmod/uapi/exmap.h"),
+    ],
     extra_compile_args=["-std=gnu11", "-O2"],
 )
 

@@ -121,7 +121,7 @@ def test_outside_the_region_is_refused(opened: Opener) -> None:
 
 def test_bad_action_is_refused_and_bad_iov_reported(opened: Opener) -> None:
     region = opened()
-    for opcode, length, flags in ((4, 1, 0), (1, 513, 0), (1, 1, 8), (2, 1, 1), (0x10000, 1, 0)):
+    for opcode, length, flags in ((5, 1, 0), (1, 513, 0), (1, 1, 8), (2, 1, 1), (0x10000, 1, 0)):
         with pytest.raises(libexmap.InvalidArgument):
             region[0].action(opcode, length, flags)
     iovs = region[0].iovs

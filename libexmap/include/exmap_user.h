@@ -39,7 +39,7 @@ enum exmap_backend {
  * @interfaces: 1 to 256
  * @region_pages: length of the region
  * @pool_pages: frames in the pool
- * @flags: 0, EXMAP_FAULT_ALLOC or EXMAP_FAULT_ZERO
+ * @flags: 0, EXMAP_FAULT_ALLOC or EXMAP_FAULT_ZERO; EXMAP_SNAPSHOTS
  * @backing_fd: block device or regular file, or -1; the region keeps a reference of
  *	its own
  * @flush_threshold: 0 for the default
@@ -74,6 +74,25 @@ struct exmap {
 	struct exmap_user_interface **itf;
 };
 
+/**
+ * struct exmap_snapshot - a range of a region as it was at one moment; read the
+ * fields, never write them
+ * @base: its first byte, for reading
+ * @start: its first page, counted from the region's start
+ * @count: its length in pages
+ * @backend: EXMAP_BACKEND_KERNEL or EXMAP_BACKEND_POSIX
+ * @fd: its descriptor, which other processes may map and read
+ *
+ * Lives until exmap_snapshot_close, whether the region does or not.
+ */
+struct exmap_snapshot {
+	const uint8_t *base;
+	uint64_t start;
+	uint64_t count;
+	uint32_t backend;
+	int fd;
+};
+
 int exmap_open(const struct exmap_config *config, struct exmap **out);
 void exmap_close(struct exmap *ex);
 
@@ -98,6 +117,35 @@ int exmap_scan(struct exmap *ex, const struct exmap_scan *scan);
 int exmap_info(struct exmap *ex, struct exmap_info *info);
 int exmap_counters(struct exmap *ex, struct exmap_counters *counters);
 
+/*
+ * Snapshots of regions that were opened with EXMAP_SNAPSHOTS; see SNAPSHOTS in
+ * uapi/exmap.h.  @start and @count of open count pages of the region, and
+ * @reserve is a number of frames or EXMAP_RESERVE_ALL.  All other page numbers
+ * and offsets count from the snapshot's start.  Any thread may call, also after
+ * exmap_close of the region; nobody else while the snapshot is closed.
+ */
+int exmap_snapshot_open(struct exmap *ex, uint64_t start, uint64_t count, uint64_t reserve,
+			struct exmap_snapshot **out);
+void exmap_snapshot_close(struct exmap_snapshot *snap);
+
+/*
+ * Returns how many bytes were read: fewer than @len at the snapshot's end and
+ * before an absent page, of which nothing is read; -ENOENT if that is the first.
+ */
+long exmap_snapshot_pread(struct exmap_snapshot *snap, void *buffer, size_t len, uint64_t offset);
+
+/* Residency words: EXMAP_RES_MAPPED says whether the page was mapped. */
+int exmap_snapshot_words(struct exmap_snapshot *snap, uint64_t start, uint64_t count,
+			 uint32_t *words);
+
+/*
+ * Bit i of the bitmap (whole bytes are written) says whether page @start + i is
+ * another one in @other, which must cover it too.  @start is a multiple of 8.
+ */
+int exmap_snapshot_diff(struct exmap_snapshot *snap, struct exmap_snapshot *other, uint64_t start,
+			uint64_t count, uint8_t *bitmap);
+int exmap_snapshot_info(struct exmap_snapshot *snap, struct exmap_snapshot_info *info);
+
 /* One load, no syscall.  The page may change its state right afterwards. */
 static inline bool exmap_is_mapped(const struct exmap *ex, uint64_t page)
 {
@@ -110,6 +158,15 @@ static inline bool exmap_is_mapped(const struct exmap *ex, uint64_t page)
 static inline void *exmap_page(const struct exmap *ex, uint64_t page)
 {
 	return ex->base + page * EXMAP_PAGE_SIZE;
+}
+
+/*
+ * Address of a page of a snapshot.  Touching one that was absent, or any once the
+ * snapshot is broken, raises SIGBUS; exmap_snapshot_pread gives errors instead.
+ */
+static inline const void *exmap_snapshot_page(const struct exmap_snapshot *snap, uint64_t page)
+{
+	return snap->base + page * EXMAP_PAGE_SIZE;
 }
 
 #ifdef __cplusplus

@@ -14,19 +14,26 @@ from libexmap.errors import (
     DeviceUnavailable,
     ExmapError,
     ForeignAddressSpace,
+    ForeignSnapshot,
     InvalidArgument,
     NoBacking,
+    NotInSnapshot,
     OutsideRegion,
+    OutsideSnapshot,
     PageAbsent,
     PageBusy,
     PoolBusy,
     PoolExhausted,
     RegionClosed,
     RegionDead,
+    SnapshotBroken,
+    SnapshotClosed,
+    SnapshotsDisabled,
 )
 from libexmap.interface import Interface
 from libexmap.region import Region
-from libexmap.types import Backend, Counters, Info, Scan
+from libexmap.snapshot import Snapshot
+from libexmap.types import Backend, Counters, Info, Scan, SnapshotInfo
 
 __all__ = [
     "Backend",
@@ -35,11 +42,14 @@ __all__ = [
     "DeviceUnavailable",
     "ExmapError",
     "ForeignAddressSpace",
+    "ForeignSnapshot",
     "Info",
     "Interface",
     "InvalidArgument",
     "NoBacking",
+    "NotInSnapshot",
     "OutsideRegion",
+    "OutsideSnapshot",
     "PageAbsent",
     "PageBusy",
     "PoolBusy",
@@ -48,4 +58,9 @@ __all__ = [
     "RegionClosed",
     "RegionDead",
     "Scan",
+    "Snapshot",
+    "SnapshotBroken",
+    "SnapshotClosed",
+    "SnapshotInfo",
+    "SnapshotsDisabled",
 ]

@@ -10,17 +10,24 @@ __all__ = [
     "DeviceUnavailable",
     "ExmapError",
     "ForeignAddressSpace",
+    "ForeignSnapshot",
     "InvalidArgument",
     "NoBacking",
+    "NotInSnapshot",
     "OutsideRegion",
+    "OutsideSnapshot",
     "PageAbsent",
     "PageBusy",
     "PoolBusy",
     "PoolExhausted",
     "RegionClosed",
     "RegionDead",
+    "SnapshotBroken",
+    "SnapshotClosed",
+    "SnapshotsDisabled",
     "error_of",
     "no_overflow",
+    "snapshot_error_of",
 ]
 
 
@@ -106,6 +113,42 @@ class RegionClosed(ExmapError):
     advice = "use the region inside its with block"
 
 
+class SnapshotsDisabled(ExmapError):
+    """EOPNOTSUPP: the region was opened without snapshots."""
+
+    advice = "open the region with snapshots=True"
+
+
+class SnapshotBroken(ExmapError):
+    """ENODATA: content of the snapshot is lost, since the pool had no frame for a copy."""
+
+    advice = "close it; take the next with reserve='all', or make the pool larger"
+
+
+class NotInSnapshot(PageAbsent):
+    """ENOENT: the page was not mapped when the snapshot was taken."""
+
+    advice = "ask present() or words first"
+
+
+class OutsideSnapshot(OutsideRegion):
+    """EFAULT: a page number lies beyond the snapshot."""
+
+    advice = "page numbers count from the snapshot's start to its length"
+
+
+class ForeignSnapshot(ExmapError):
+    """EXDEV: the two snapshots are not of the same region."""
+
+    advice = "compare snapshots of one region"
+
+
+class SnapshotClosed(ExmapError):
+    """EBADF: the snapshot was closed by this program."""
+
+    advice = "use the snapshot inside its with block"
+
+
 _BY_ERRNO: dict[int, type[ExmapError]] = {
     errno.ENOMEM: PoolExhausted,
     errno.ENOENT: PageAbsent,
@@ -119,10 +162,24 @@ _BY_ERRNO: dict[int, type[ExmapError]] = {
     errno.EINVAL: InvalidArgument,
 }
 
+# calls on a snapshot; elsewhere some of these mean something else
+_OF_SNAPSHOT: dict[int, type[ExmapError]] = {
+    errno.ENODATA: SnapshotBroken,
+    errno.ENOENT: NotInSnapshot,
+    errno.EFAULT: OutsideSnapshot,
+    errno.EXDEV: ForeignSnapshot,
+}
+
 
 def error_of(number: int, what: str, done: int = 0) -> ExmapError:
     """Return the exception for a positive errno."""
     return _BY_ERRNO.get(number, ExmapError)(number, what, done)
+
+
+def snapshot_error_of(number: int, what: str) -> ExmapError:
+    """Return the exception for a positive errno of a call on a snapshot."""
+    kind = _OF_SNAPSHOT.get(number)
+    return kind(number, what) if kind else error_of(number, what)
 
 
 @contextlib.contextmanager

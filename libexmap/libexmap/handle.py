@@ -1,29 +1,31 @@
-"""The owner of an open struct exmap."""
+"""The owner of an open struct exmap or exmap_snapshot."""
 
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libexmap._ffi import ffi, lib
-from libexmap.errors import RegionClosed
+from libexmap._ffi import ffi
+from libexmap.errors import ExmapError
 
 __all__ = ["Handle"]
 
 
 class Handle:
-    """Keeps the memory of a region while calls run in it or arrays show it.
+    """Keeps an object of the C library while calls run in it or arrays show its memory.
 
-    close() refuses further calls at once; the region itself goes when the last
-    call has returned and the last array is gone.
+    close() refuses further calls at once, with the given error; the object itself
+    goes, by release, when the last call has returned and the last array is gone.
     """
 
-    def __init__(self, pointer: Any) -> None:
+    def __init__(self, pointer: Any, release: Callable[[Any], None], closed: type[ExmapError]) -> None:
         self._pointer = pointer
+        self._release = release
+        self._closed_error = closed
         self._lock = threading.Lock()
         self._users = 0
         self._closed = False
@@ -37,12 +39,12 @@ class Handle:
             last = not self._closed and self._users == 0
             self._closed = True
         if last:
-            lib.exmap_close(self._pointer)
+            self._release(self._pointer)
 
     def _enter(self) -> None:
         with self._lock:
             if self._closed:
-                raise RegionClosed(errno.EBADF, "region")
+                raise self._closed_error(errno.EBADF, "closed")
             self._users += 1
 
     def _leave(self) -> None:
@@ -50,13 +52,13 @@ class Handle:
             self._users -= 1
             last = self._closed and self._users == 0
         if last:
-            lib.exmap_close(self._pointer)
+            self._release(self._pointer)
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Any]:
         """Yield the pointer, which stays valid meanwhile.
 
-        :raises RegionClosed: after close().
+        :raises RegionClosed, SnapshotClosed: after close().
         """
         self._enter()
         try:
@@ -65,10 +67,8 @@ class Handle:
             self._leave()
 
     def array(self, address: Any, count: int, dtype: type, *, writable: bool) -> NDArray[Any]:
-        """Return a numpy view of memory of the region, which keeps the region."""
+        """Return a numpy view of memory of the object, which keeps the object."""
         self._enter()
         owner = ffi.gc(ffi.cast("char *", address), lambda _: self._leave())
-        size = count * np.dtype(dtype).itemsize
-        array: NDArray[Any] = np.frombuffer(ffi.buffer(owner, size), dtype=dtype)
-        array.flags.writeable = writable
-        return array
+        memory = memoryview(ffi.buffer(owner, count * np.dtype(dtype).itemsize))
+        return np.frombuffer(memory if writable else memory.toreadonly(), dtype=dtype)

@@ -91,6 +91,16 @@ class Interface:
         """
         return self._run(lib.EXMAP_OP_WRITE, pages, 0, "write")
 
+    def unshare(self, pages: Pages) -> int:
+        """Copy mapped pages that a snapshot shares, so that writing them does not fault.
+
+        The posix backend has nothing to copy and returns 0.
+
+        :raises PoolExhausted: there is no frame for a copy.
+        :raises OutsideRegion: a page lies beyond the region.
+        """
+        return self._run(lib.EXMAP_OP_UNSHARE, pages, 0, "unshare")
+
     def action(self, opcode: int, length: int, flags: int = 0) -> int:
         """Run one opcode over the first iovs as they stand; return how many failed.
 

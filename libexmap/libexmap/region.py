@@ -12,9 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libexmap._ffi import ffi, lib
-from libexmap.errors import DeviceUnavailable, InvalidArgument, OutsideRegion, error_of, no_overflow
+from libexmap.errors import (
+    DeviceUnavailable,
+    InvalidArgument,
+    OutsideRegion,
+    RegionClosed,
+    SnapshotsDisabled,
+    error_of,
+    no_overflow,
+)
 from libexmap.handle import Handle
 from libexmap.interface import Interface, Pages, _vector
+from libexmap.snapshot import Snapshot
 from libexmap.types import Backend, Counters, Info, Scan
 
 __all__ = ["Region"]
@@ -65,11 +74,13 @@ class Region:
         backing: str | os.PathLike[str] | int | None = None,
         fault: str = "segv",
         flush_threshold: int = 0,
+        snapshots: bool = False,
     ) -> Self:
         """Open a region of so many pages, with a pool of so many frames, of 4096 bytes each.
 
         backing is a file or block device (path or descriptor) for read and write;
         fault says what touching an absent page does: "segv", "alloc" or "zero".
+        snapshots says whether snapshot() will be used.
         backend "auto" takes the module if there is one, else plain memory.
 
         :raises DeviceUnavailable: there is no module, or no permission to use it.
@@ -87,7 +98,7 @@ class Region:
             config.interfaces = interfaces
             config.region_pages = pages
             config.pool_pages = pool
-            config.flags = _FAULTS[fault]
+            config.flags = _FAULTS[fault] | (lib.EXMAP_SNAPSHOTS if snapshots else 0)
             config.backing_fd = fd
             config.flush_threshold = flush_threshold
             ret = lib.exmap_open(config, out)
@@ -96,7 +107,7 @@ class Region:
         if ret < 0:
             raise error_of(-ret, "open")
         opened = Backend.KERNEL if out[0].backend == lib.EXMAP_BACKEND_KERNEL else Backend.POSIX
-        return cls(Handle(out[0]), pages, interfaces, opened)
+        return cls(Handle(out[0], lib.exmap_close, RegionClosed), pages, interfaces, opened)
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +192,38 @@ class Region:
             self._check(lib.exmap_scan(ex, scan), "scan")
         unpacked = (np.unpackbits(b, bitorder="little")[: vector.size].astype(np.bool_) for b in bits)
         return Scan(*unpacked)
+
+    def snapshot(self, start: int = 0, count: int | None = None, reserve: str | int = "none") -> Snapshot:
+        """Freeze a range of pages, by default to the end of the region.
+
+        start is a multiple of 512 (info.chunk_pages), and so is count unless the
+        range ends with the region. reserve sets frames aside for copies: a number,
+        "none", or "all", one for each mapped page, so that the snapshot cannot break.
+
+        The posix backend copies the pages at once: keep writers out meanwhile.
+
+        :raises SnapshotsDisabled: the region was opened without snapshots=True.
+        :raises OutsideRegion: the range is empty, or not inside the region.
+        :raises InvalidArgument: the range is not made of whole chunks.
+        :raises PoolExhausted: the pool has not as many free frames as reserve says.
+        """
+        out = ffi.new("struct exmap_snapshot **")
+        frames = {"none": 0, "all": lib.EXMAP_RESERVE_ALL}.get(reserve, reserve)  # type: ignore[arg-type]
+        if isinstance(frames, str):
+            raise InvalidArgument(errno.EINVAL, f"snapshot: reserve={reserve!r}")
+        length = self.pages - start if count is None else count
+        if start < 0 or length <= 0 or start + length > self.pages:
+            raise OutsideRegion(errno.EFAULT, f"snapshot: pages {start} to {start + length}")
+        with self._handle.use() as ex, no_overflow("snapshot"):
+            ret = lib.exmap_snapshot_open(ex, start, length, frames, out)
+        if ret == -errno.EOPNOTSUPP:
+            raise SnapshotsDisabled(errno.EOPNOTSUPP, "snapshot")
+        self._check(ret, "snapshot")
+        return Snapshot(out[0])
+
+    def unshare(self, pages: Pages) -> int:
+        """Interface.unshare on interface 0, for the thread that it serves."""
+        return self.interfaces[0].unshare(pages)
 
     def barrier(self) -> None:
         """Flush, and retire what is in quarantine."""

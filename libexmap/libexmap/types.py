@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Backend", "Counters", "Info", "Scan"]
+__all__ = ["Backend", "Counters", "Info", "Scan", "SnapshotInfo"]
 
 
 class Backend(enum.StrEnum):
@@ -53,6 +53,7 @@ class Counters:
     flushes_ranged: int
     flush_ipis: int
     pinned: int
+    copies: int
 
     @property
     def conserved(self) -> bool:
@@ -67,3 +68,16 @@ class Scan:
     present: NDArray[np.bool_]
     accessed: NDArray[np.bool_]
     dirty: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """What a snapshot is; see struct exmap_snapshot_info. Sizes are in pages."""
+
+    start: int
+    count: int
+    reserve: int
+    frames: int
+    id: int
+    region: int
+    broken: bool

@@ -138,3 +138,50 @@ long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
 		*done = changed;
 	return ret ? ret : (long)changed;
 }
+
+int exmap_snapshot_open(struct exmap *ex, uint64_t start, uint64_t count, uint64_t reserve,
+			struct exmap_snapshot **out)
+{
+	struct exmap_snapshot_create create = { .start = start, .count = count, .reserve = reserve };
+
+	*out = NULL;
+	return ops_of(ex)->snapshot(ex, &create, out);
+}
+
+static const struct exmap_snapshot_ops *snapshot_ops_of(const struct exmap_snapshot *snap)
+{
+	return ((const struct exmap_snapshot_base *)snap)->ops;
+}
+
+void exmap_snapshot_close(struct exmap_snapshot *snap)
+{
+	if (snap)
+		snapshot_ops_of(snap)->close(snap);
+}
+
+long exmap_snapshot_pread(struct exmap_snapshot *snap, void *buffer, size_t len, uint64_t offset)
+{
+	return snapshot_ops_of(snap)->pread(snap, buffer, len, offset);
+}
+
+int exmap_snapshot_words(struct exmap_snapshot *snap, uint64_t start, uint64_t count,
+			 uint32_t *words)
+{
+	return snapshot_ops_of(snap)->words(snap, start, count, words);
+}
+
+int exmap_snapshot_diff(struct exmap_snapshot *snap, struct exmap_snapshot *other, uint64_t start,
+			uint64_t count, uint8_t *bitmap)
+{
+	if (snap->backend != other->backend)
+		return -EXDEV;
+	if (start > snap->count || count > snap->count - start)
+		return -EFAULT;
+	return snapshot_ops_of(snap)->diff(snap, other, snap->start + start, count, bitmap);
+}
+
+int exmap_snapshot_info(struct exmap_snapshot *snap, struct exmap_snapshot_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	return snapshot_ops_of(snap)->info(snap, info);
+}

@@ -4,6 +4,7 @@
 
 bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page);
 void *exmap_ffi_page(const struct exmap *ex, uint64_t page);
+const void *exmap_ffi_snapshot_page(const struct exmap_snapshot *snap, uint64_t page);
 
 bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page)
 {
@@ -13,4 +14,9 @@ bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page)
 void *exmap_ffi_page(const struct exmap *ex, uint64_t page)
 {
 	return exmap_page(ex, page);
+}
+
+const void *exmap_ffi_snapshot_page(const struct exmap_snapshot *snap, uint64_t page)
+{
+	return exmap_snapshot_page(snap, page);
 }

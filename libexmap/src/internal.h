@@ -21,15 +21,42 @@ struct exmap_ops {
 	int (*scan)(struct exmap *ex, const struct exmap_scan *scan);
 	int (*info)(struct exmap *ex, struct exmap_info *info);
 	int (*counters)(struct exmap *ex, struct exmap_counters *counters);
+	int (*snapshot)(struct exmap *ex, const struct exmap_snapshot_create *create,
+			struct exmap_snapshot **out);
 };
 
-/* The public part comes first, so that one pointer serves for both. */
+/**
+ * struct exmap_snapshot_ops - the same for snapshots
+ *
+ * close frees the whole struct exmap_snapshot.  diff gets one of the same
+ * backend, and a @start that counts from the region's start and does not overflow.
+ */
+struct exmap_snapshot_ops {
+	void (*close)(struct exmap_snapshot *snap);
+	long (*pread)(struct exmap_snapshot *snap, void *buffer, size_t len, uint64_t offset);
+	int (*words)(struct exmap_snapshot *snap, uint64_t start, uint64_t count, uint32_t *words);
+	int (*diff)(struct exmap_snapshot *snap, struct exmap_snapshot *other, uint64_t start,
+		    uint64_t count, uint8_t *bitmap);
+	int (*info)(struct exmap_snapshot *snap, struct exmap_snapshot_info *info);
+};
+
+/* The public parts come first, so that one pointer serves for both. */
 struct exmap_base {
 	struct exmap pub;
 	const struct exmap_ops *ops;
 };
 
+struct exmap_snapshot_base {
+	struct exmap_snapshot pub;
+	const struct exmap_snapshot_ops *ops;
+};
+
 int exmap_kernel_open(const struct exmap_config *config, struct exmap **out);
 int exmap_posix_open(const struct exmap_config *config, struct exmap **out);
+
+int exmap_kernel_snapshot(struct exmap *ex, const struct exmap_snapshot_create *create,
+			  struct exmap_snapshot **out);
+int exmap_posix_snapshot(struct exmap *ex, const struct exmap_snapshot_create *create,
+			 struct exmap_snapshot **out);
 
 #endif /* EXMAP_INTERNAL_H */

@@ -105,6 +105,7 @@ static const struct exmap_ops kernel_ops = {
 	.scan = kernel_scan,
 	.info = kernel_info,
 	.counters = kernel_counters,
+	.snapshot = exmap_kernel_snapshot,
 };
 
 /* SETUP, then every mapping.  What was made so far is the caller's to close. */

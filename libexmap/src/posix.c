@@ -10,6 +10,7 @@
  *    for each run, and Linux allows 65,530.)
  *  - EXMAP_FAULT_ALLOC cannot see faults: -EOPNOTSUPP.
  *  - SCAN says "accessed" and "dirty" of every mapped page, and clears nothing.
+ *  - A snapshot copies its pages when it is made; see posix_snapshot.c.
  *
  * One lock keeps the books; it is not held during I/O, when pages are BUSY
  * (READ) or held (WRITE).
@@ -18,7 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -27,50 +27,10 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "posix.h"
 
 #define DEFAULT_THRESHOLD 8192u
 #define SMALLEST_LIMIT 32u
-
-/**
- * struct frame - a frame of the pool, which is only a number here
- * @page: that it is, or was last, bound to
- * @lazy: in quarantine
- * @holds: WRITEs that use it
- * @hole: taken away by RESIZE
- */
-struct frame {
-	uint32_t page;
-	bool lazy;
-	bool hole;
-	uint32_t holds;
-};
-
-struct interface_state {
-	uint32_t *quarantine;
-	size_t nr_quarantine;
-	size_t capacity;
-};
-
-struct posix {
-	struct exmap_base base;
-	pthread_mutex_t lock; /* protects all that follows, and the words */
-	uint32_t *words;
-	int backing;
-	int backing_mode;
-	uint64_t flags;
-	uint32_t threshold;
-	struct frame *frames;
-	uint32_t *free;
-	uint32_t capacity;
-	uint32_t nr_free;
-	struct interface_state *interfaces;
-	struct exmap_counters c;
-};
-
-static struct posix *posix_of(struct exmap *ex)
-{
-	return (struct posix *)ex;
-}
 
 static size_t words_bytes(const struct exmap *ex)
 {
@@ -118,7 +78,7 @@ static void flush_interface(struct posix *p, struct interface_state *itf)
 	itf->nr_quarantine = kept;
 }
 
-static void flush(struct posix *p)
+void exmap_posix_flush(struct posix *p)
 {
 	uint32_t i;
 
@@ -154,7 +114,7 @@ static int make_room(struct interface_state *itf)
 static int take_frame(struct posix *p, uint32_t *frame)
 {
 	if (!p->nr_free && p->c.quarantine)
-		flush(p);
+		exmap_posix_flush(p);
 	if (!p->nr_free)
 		return -ENOMEM;
 	*frame = p->free[--p->nr_free];
@@ -414,7 +374,7 @@ static int check_action(const struct posix *p, unsigned int interface, unsigned 
 			 opcode == EXMAP_OP_FREE  ? EXMAP_FREE_LAZY :
 						    0;
 
-	if (interface >= p->base.pub.interfaces || opcode > EXMAP_OP_WRITE || (flags & ~known) ||
+	if (interface >= p->base.pub.interfaces || opcode > EXMAP_OP_UNSHARE || (flags & ~known) ||
 	    iov_len > EXMAP_USER_INTERFACE_PAGES)
 		return -EINVAL;
 	if (opcode != EXMAP_OP_READ && opcode != EXMAP_OP_WRITE)
@@ -436,6 +396,8 @@ static int run_iov(struct posix *p, struct interface_state *itf, unsigned int op
 		return alloc_iov(p, vec, flags, changed);
 	case EXMAP_OP_FREE:
 		return free_iov(p, itf, vec, changed);
+	case EXMAP_OP_UNSHARE:
+		return 0; /* a snapshot shares nothing */
 	default:
 		return write_iov(p, vec, changed);
 	}
@@ -467,7 +429,7 @@ static int posix_action(struct exmap *ex, unsigned int interface, unsigned int o
 		__atomic_store_n(&iov->value, result.value, __ATOMIC_RELAXED);
 	}
 	if (freed && (!(flags & EXMAP_FREE_LAZY) || itf->nr_quarantine >= limit(p)))
-		flush(p);
+		exmap_posix_flush(p);
 	pthread_mutex_unlock(&p->lock);
 	return failed;
 }
@@ -477,7 +439,7 @@ static int posix_barrier(struct exmap *ex)
 	struct posix *p = posix_of(ex);
 
 	pthread_mutex_lock(&p->lock);
-	flush(p);
+	exmap_posix_flush(p);
 	pthread_mutex_unlock(&p->lock);
 	return 0;
 }
@@ -515,7 +477,7 @@ static int grow(struct posix *p, uint64_t pool_pages)
 static int shrink(struct posix *p, uint64_t pool_pages)
 {
 	if (p->nr_free < p->c.total - pool_pages)
-		flush(p);
+		exmap_posix_flush(p);
 	if (p->nr_free < p->c.total - pool_pages)
 		return -EBUSY;
 	while (p->c.total > pool_pages) {
@@ -613,7 +575,7 @@ static int posix_info(struct exmap *ex, struct exmap_info *info)
 	info->abi_version = EXMAP_ABI_VERSION;
 	info->page_size = EXMAP_PAGE_SIZE;
 	info->features = EXMAP_FEATURE_RESIDENCY | EXMAP_FEATURE_LAZY | EXMAP_FEATURE_RESIZE |
-			 EXMAP_FEATURE_FILE_BACKING;
+			 EXMAP_FEATURE_FILE_BACKING | EXMAP_FEATURE_SNAPSHOT;
 	info->setup_flags = p->flags;
 	info->region_pages = ex->region_pages;
 	info->max_interfaces = ex->interfaces;
@@ -638,6 +600,17 @@ static int posix_counters(struct exmap *ex, struct exmap_counters *counters)
 	return 0;
 }
 
+void exmap_posix_put(struct posix *p)
+{
+	bool last = !--p->refs;
+
+	pthread_mutex_unlock(&p->lock);
+	if (!last)
+		return;
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
 static void posix_close(struct exmap *ex)
 {
 	struct posix *p = posix_of(ex);
@@ -659,8 +632,9 @@ static void posix_close(struct exmap *ex)
 		munmap(ex->base, ex->region_pages * EXMAP_PAGE_SIZE);
 	if (p->backing >= 0)
 		close(p->backing);
-	pthread_mutex_destroy(&p->lock);
-	free(p);
+	pthread_mutex_lock(&p->lock);
+	p->closed = true;
+	exmap_posix_put(p);
 }
 
 static const struct exmap_ops posix_ops = {
@@ -672,6 +646,7 @@ static const struct exmap_ops posix_ops = {
 	.scan = posix_scan,
 	.info = posix_info,
 	.counters = posix_counters,
+	.snapshot = exmap_posix_snapshot,
 };
 
 /* The words twice: for us to write, for the user to read. */
@@ -738,7 +713,7 @@ static int check_config(const struct exmap_config *config, int *mode)
 {
 	struct stat st;
 
-	if (config->flags & ~(uint64_t)(EXMAP_FAULT_ALLOC | EXMAP_FAULT_ZERO))
+	if (config->flags & ~(uint64_t)(EXMAP_FAULT_ALLOC | EXMAP_FAULT_ZERO | EXMAP_SNAPSHOTS))
 		return -EINVAL;
 	if ((config->flags & EXMAP_FAULT_ALLOC) && (config->flags & EXMAP_FAULT_ZERO))
 		return -EINVAL;
@@ -759,6 +734,7 @@ static int check_config(const struct exmap_config *config, int *mode)
 
 int exmap_posix_open(const struct exmap_config *config, struct exmap **out)
 {
+	static uint32_t last_id;
 	struct posix *p;
 	int mode = 0;
 	int ret = check_config(config, &mode);
@@ -769,6 +745,8 @@ int exmap_posix_open(const struct exmap_config *config, struct exmap **out)
 	if (!p)
 		return -ENOMEM;
 	pthread_mutex_init(&p->lock, NULL);
+	p->refs = 1;
+	p->id = __atomic_add_fetch(&last_id, 1, __ATOMIC_RELAXED);
 	p->base.ops = &posix_ops;
 	p->base.pub.backend = EXMAP_BACKEND_POSIX;
 	p->base.pub.fd = -1;

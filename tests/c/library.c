@@ -14,6 +14,7 @@
 #define POOL 1024
 #define THREADS 4
 #define EACH (PAGES / THREADS)
+#define CHUNK EXMAP_CHUNK_PAGES
 
 #define CHECK(condition)                                                                   \
 	do {                                                                               \
@@ -113,12 +114,118 @@ static void backing(struct exmap *ex)
 	check_conserved(ex);
 }
 
+static void map_and_fill(struct exmap *ex, uint64_t start, uint64_t count, int value)
+{
+	uint64_t pages[100], i;
+
+	for (i = 0; i < count; i++)
+		pages[i] = start + i;
+	CHECK(exmap_vector(ex, 0, EXMAP_OP_ALLOC, pages, count, 0, NULL) == (long)count);
+	memset(exmap_page(ex, start), value, count * EXMAP_PAGE_SIZE);
+}
+
+static uint8_t first_byte(struct exmap_snapshot *snap, uint64_t page)
+{
+	uint8_t byte;
+
+	CHECK(exmap_snapshot_pread(snap, &byte, 1, page * EXMAP_PAGE_SIZE) == 1);
+	CHECK(*(const uint8_t *)exmap_snapshot_page(snap, page) == byte);
+	return byte;
+}
+
+static void snapshot_refusals(struct exmap *ex)
+{
+	struct exmap_snapshot *snap = (void *)ex;
+
+	CHECK(exmap_snapshot_open(ex, 1, CHUNK, 0, &snap) == -EINVAL && !snap);
+	CHECK(exmap_snapshot_open(ex, 0, 1, 0, &snap) == -EINVAL);
+	CHECK(exmap_snapshot_open(ex, 0, 0, 0, &snap) == -EFAULT);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES + CHUNK, 0, &snap) == -EFAULT);
+	CHECK(exmap_snapshot_open(ex, CHUNK, UINT64_MAX - 10, 0, &snap) == -EFAULT);
+	CHECK(exmap_snapshot_open(ex, 0, CHUNK, POOL + 1, &snap) == -ENOMEM && !snap);
+	exmap_snapshot_close(NULL);
+}
+
+/* Pages 600 to 609 are 1 in the snapshot, which starts at 512. */
+static void check_reads(struct exmap_snapshot *snap)
+{
+	static uint8_t buffer[20 * EXMAP_PAGE_SIZE];
+	uint32_t words[12];
+	int i;
+
+	CHECK(snap->start == CHUNK && snap->count == 2 * CHUNK);
+	for (i = 88; i < 98; i++)
+		CHECK(first_byte(snap, (uint64_t)i) == 1);
+	CHECK(exmap_snapshot_pread(snap, buffer, sizeof(buffer), 90 * EXMAP_PAGE_SIZE - 5) ==
+	      8 * EXMAP_PAGE_SIZE + 5);
+	CHECK(exmap_snapshot_pread(snap, buffer, 1, 98 * EXMAP_PAGE_SIZE) == -ENOENT);
+	CHECK(exmap_snapshot_pread(snap, buffer, 1, 2ull * CHUNK * EXMAP_PAGE_SIZE) == 0);
+	CHECK(exmap_snapshot_words(snap, 87, 12, words) == 0);
+	for (i = 0; i < 12; i++)
+		CHECK(EXMAP_RES_MAPPED(words[i]) == (i > 0 && i < 11));
+	CHECK(exmap_snapshot_words(snap, 2 * CHUNK, 1, words) == -EFAULT);
+	CHECK(exmap_snapshot_words(snap, 1, UINT64_MAX, words) == -EFAULT);
+}
+
+static void check_diff(struct exmap_snapshot *old, struct exmap_snapshot *new)
+{
+	uint8_t bits[CHUNK / 4];
+	uint64_t i;
+
+	CHECK(exmap_snapshot_diff(old, new, 0, 2 * CHUNK, bits) == 0);
+	for (i = 0; i < 2 * CHUNK; i++) {
+		bool want = i == 88 || i == 89 || i == 92 || i == 700;
+
+		CHECK((bits[i / 8] >> i % 8 & 1) == want);
+	}
+	CHECK(exmap_snapshot_diff(new, old, CHUNK + 96, 1, bits) == 0 && !bits[0]);
+	CHECK(exmap_snapshot_diff(old, new, 4, 8, bits) == -EINVAL);
+	CHECK(exmap_snapshot_diff(old, new, 8, 2 * CHUNK, bits) == -EFAULT);
+	CHECK(exmap_snapshot_diff(new, old, 0, CHUNK, bits) == -EFAULT);
+}
+
+/* Two generations; the older one outlives the newer, and the region. */
+static struct exmap_snapshot *snapshots(struct exmap *ex)
+{
+	struct exmap_snapshot *old, *new;
+	struct exmap_snapshot_info info;
+	uint64_t pages[] = { 602, 604, 605 };
+	long copied;
+
+	map_and_fill(ex, 600, 10, 1);
+	CHECK(exmap_snapshot_open(ex, CHUNK, 2 * CHUNK, 20, &old) == 0);
+	memset(exmap_page(ex, 600), 2, 2 * EXMAP_PAGE_SIZE);
+	CHECK(exmap_vector(ex, 0, EXMAP_OP_FREE, pages + 1, 1, EXMAP_FREE_LAZY, NULL) == 1);
+	map_and_fill(ex, 512 + 700, 1, 1);
+	check_reads(old);
+
+	CHECK(exmap_snapshot_open(ex, 0, 4 * CHUNK, 0, &new) == 0);
+	check_diff(old, new);
+	copied = exmap_vector(ex, 1, EXMAP_OP_UNSHARE, pages, 3, 0, NULL);
+	CHECK(copied == (ex->backend == EXMAP_BACKEND_KERNEL ? 2 : 0));
+	pages[2] = PAGES;
+	CHECK(exmap_vector(ex, 1, EXMAP_OP_UNSHARE, pages, 3, 0, NULL) == -EFAULT);
+	memset(exmap_page(ex, 602), 3, EXMAP_PAGE_SIZE);
+	CHECK(first_byte(new, 600) == 2 && first_byte(new, 602) == 1);
+	exmap_snapshot_close(new);
+	CHECK(exmap_snapshot_info(old, &info) == 0);
+	CHECK(info.start == CHUNK && info.count == 2 * CHUNK && info.id && !info.broken);
+	/* what the newer one had to copy came out of its own, which was none */
+	CHECK(info.reserve == (ex->backend == EXMAP_BACKEND_KERNEL ? 18 : 20));
+	CHECK(exmap_snapshot_open(ex, 0, PAGES, EXMAP_RESERVE_ALL, &new) == 0);
+	CHECK(exmap_snapshot_info(new, &info) == 0 && info.reserve == 10);
+	exmap_snapshot_close(new);
+	return old;
+}
+
 int main(int argc, char **argv)
 {
+	struct exmap_snapshot *snap;
 	struct exmap_config config = {
 		.interfaces = THREADS,
 		.region_pages = PAGES,
 		.pool_pages = POOL,
+		.flags = EXMAP_SNAPSHOTS,
 	};
 	struct exmap *ex;
 
@@ -131,6 +238,21 @@ int main(int argc, char **argv)
 	vectors(ex);
 	backing(ex);
 	threads(ex);
+	snapshot_refusals(ex);
+	snap = snapshots(ex);
+	exmap_close(ex);
+	check_reads(snap);
+	exmap_snapshot_close(snap);
+
+	/* a snapshot that goes first, and a region without any */
+	config.backing_fd = -1;
+	CHECK(exmap_open(&config, &ex) == 0);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES, 0, &snap) == 0);
+	exmap_snapshot_close(snap);
+	exmap_close(ex);
+	config.flags = 0;
+	CHECK(exmap_open(&config, &ex) == 0);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES, 0, &snap) == -EOPNOTSUPP && !snap);
 	exmap_close(ex);
 	puts("library: ok");
 	return 0;

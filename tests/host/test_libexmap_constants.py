@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from libexmap._ffi import ffi, lib
 
-from libexmap import Counters, Info
+from libexmap import Counters, Info, SnapshotInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADERS = [ROOT / "kmod/uapi/exmap.h", ROOT / "libexmap/include/exmap_user.h"]
@@ -23,6 +23,11 @@ STRUCTS = [
     "exmap_resize",
     "exmap_barrier",
     "exmap_tune",
+    "exmap_snapshot_create",
+    "exmap_snapshot_info",
+    "exmap_snapshot_pages",
+    "exmap_snapshot_diff",
+    "exmap_snapshot",
     "exmap_config",
     "exmap",
 ]
@@ -68,8 +73,9 @@ def test_struct_has_the_size_and_offsets_of_the_header(tmp_path: Path, name: str
 
 
 def test_dataclasses_have_every_field_of_their_struct() -> None:
-    for kind, name in ((Counters, "exmap_counters"), (Info, "exmap_info")):
-        fields = [f for f in FIELDS[name] if f not in ("flags", "reserved")]
+    structs = ((Counters, "exmap_counters"), (Info, "exmap_info"), (SnapshotInfo, "exmap_snapshot_info"))
+    for kind, name in structs:
+        fields = [f for f in FIELDS[name] if f not in ("flags", "reserved", "reserved32")]
         assert sorted(kind.__dataclass_fields__) == sorted(fields)
 
 

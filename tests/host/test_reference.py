@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from libexmap.errors import _BY_ERRNO
+from libexmap.errors import _BY_ERRNO, _OF_SNAPSHOT
 
 import libexmap
 
@@ -18,11 +18,11 @@ PAGE = (ROOT / "docs/reference/libexmap.md").read_text()
 HEADER = (ROOT / "libexmap/include/exmap_user.h").read_text()
 METHODS = [
     (kind, name)
-    for kind in (libexmap.Region, libexmap.Interface)
+    for kind in (libexmap.Region, libexmap.Interface, libexmap.Snapshot)
     for name in vars(kind)
     if not name.startswith("_")
 ]
-VALUES = (libexmap.Info, libexmap.Counters, libexmap.Scan)
+VALUES = (libexmap.Info, libexmap.Counters, libexmap.Scan, libexmap.SnapshotInfo)
 
 
 def blocks(language: str) -> list[str]:
@@ -73,18 +73,18 @@ def test_c_examples_compile_and_hold(tmp_path: Path) -> None:
 def test_every_function_of_the_header_is_there_as_it_is_declared() -> None:
     declared = re.findall(r"^(?:int|void|long) exmap_\w+\([^;{]*\);", HEADER, re.MULTILINE)
     declared += re.findall(r"^static inline [^;{]*exmap_\w+\([^;{]*\)$", HEADER, re.MULTILINE)
-    assert len(declared) == 12
+    assert len(declared) == 19
     text = squeezed("\n".join(blocks("text")))
     assert [function for function in declared if squeezed(function) not in text] == []
 
 
-@pytest.mark.parametrize("struct", ["exmap_config", "exmap"])
-def test_every_field_of_the_structs_is_there(struct: str) -> None:
+@pytest.mark.parametrize(("struct", "count"), [("exmap_config", 7), ("exmap", 7), ("exmap_snapshot", 5)])
+def test_every_field_of_the_structs_is_there(struct: str, count: int) -> None:
     match = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", HEADER, re.DOTALL | re.MULTILINE)
     assert match is not None
     section = PAGE.split(f"## struct {struct}\n")[1].split("\n#")[0]
     fields = re.findall(r"(\w+);$", match.group(1), re.MULTILINE)
-    assert len(fields) == 7
+    assert len(fields) == count
     assert [name for name in fields if f"`{name}`" not in section] == []
 
 
@@ -115,6 +115,6 @@ def test_every_public_name_and_field_is_there() -> None:
 
 def test_every_error_is_there_with_its_errno() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (E\w+)", PAGE, re.MULTILINE))
-    for number, kind in _BY_ERRNO.items():
+    for number, kind in [*_BY_ERRNO.items(), *_OF_SNAPSHOT.items()]:
         assert errno.errorcode[number] == rows.pop(kind.__name__)
-    assert sorted(rows) == ["DeviceUnavailable", "RegionClosed"]
+    assert sorted(rows) == ["DeviceUnavailable", "RegionClosed", "SnapshotClosed", "SnapshotsDisabled"]
