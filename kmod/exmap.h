@@ -349,6 +349,19 @@ struct exmap_walk {
 };
 
 /**
+ * struct exmap_parking - a freeze on its way through the chunks
+ * @region: whose
+ * @base: the GiB that @pmds is for
+ * @pmds: table of tables, its @lock held, or NULL
+ */
+struct exmap_parking {
+	struct exmap_region *region;
+	unsigned long base;
+	pmd_t *pmds;
+	spinlock_t *lock;	/* of the core's */
+};
+
+/**
  * struct exmap_op - a call in progress
  * @region: of the call
  * @itf: entered if @entered
@@ -583,7 +596,8 @@ void exmap_pte_clear_accessed(struct exmap_walk *walk, u64 page);
 void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page);
 struct page *exmap_chunk_table(struct exmap_region *region, u64 nr);
 bool exmap_chunk_parked(struct exmap_region *region, u64 nr);
-bool exmap_chunk_park(struct exmap_region *region, u64 nr);
+bool exmap_chunk_park(struct exmap_parking *parking, u64 nr);
+void exmap_park_end(struct exmap_parking *parking);
 void exmap_chunk_plug(struct exmap_region *region, u64 nr);
 void exmap_pte_protect(struct exmap_walk *walk, u64 page);
 void exmap_pte_unprotect(struct exmap_walk *walk, u64 page);

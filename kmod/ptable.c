@@ -231,32 +231,52 @@ bool exmap_chunk_parked(struct exmap_region *region, u64 nr)
 	return chunk && READ_ONCE(chunk->table) && !READ_ONCE(chunk->ptes);
 }
 
-static void unplug(struct mm_struct *mm, pmd_t *pmd)
+void exmap_park_end(struct exmap_parking *parking)
 {
-	spinlock_t *ptl = pmd_lock(mm, pmd);
+	if (!parking->pmds)
+		return;
+	__acquire(parking->lock);
+	spin_unlock(parking->lock);
+	parking->pmds = NULL;
+}
 
-	pmd_clear(pmd);
-	spin_unlock(ptl);
+/* Lock the table of tables that the chunk's is plugged into, unless it is already. */
+static void park_begin(struct exmap_parking *parking, u64 nr)
+{
+	struct exmap_region *region = parking->region;
+	unsigned long addr = exmap_region_address(region, nr * EXMAP_CHUNK_PAGES);
+	pmd_t *pmd;
+
+	if (parking->pmds && parking->base == (addr & PUD_MASK))
+		return;
+	exmap_park_end(parking);
+	pmd = chunk_pmd(region, nr);
+	parking->lock = pmd_lock(region->mm, pmd);
+	__release(parking->lock); /* for sparse: it is carried along */
+	parking->base = addr & PUD_MASK;
+	parking->pmds = pmd - pmd_index(addr);
 }
 
 /**
  * exmap_chunk_park - take a chunk's table out of the tree, and keep it
- * @region: all interfaces are held, and mmap_lock for writing
+ * @parking: all interfaces are held, and mmap_lock for writing
  * @nr: a chunk that is the region's alone
  *
  * The caller flushes before he lets go of either.  The table is still the core's
  * property: exmap_chunk_plug brings it back before the core wants to free it.
  * Returns false if the chunk has none.
  */
-bool exmap_chunk_park(struct exmap_region *region, u64 nr)
+bool exmap_chunk_park(struct exmap_parking *parking, u64 nr)
 {
+	struct exmap_region *region = parking->region;
 	struct exmap_chunk *chunk = region->chunks[nr];
 
 	mmap_assert_write_locked(region->mm);
 	if (!chunk || !chunk->table)
 		return false;
 	if (chunk->ptes) {
-		unplug(region->mm, chunk_pmd(region, nr));
+		park_begin(parking, nr);
+		pmd_clear(&parking->pmds[pmd_index(region->start + nr * PMD_SIZE)]);
 		WRITE_ONCE(chunk->ptes, NULL);
 	}
 	return true;

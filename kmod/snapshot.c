@@ -44,6 +44,7 @@
 #include "trace.h"
 
 #define SAME	EXMAP_RES_SNAPSHOT
+#define EXMAP_COPY_AHEAD	8u	/* pages */
 
 static struct exmap_record all_absent;
 static struct exmap_record all_same = { .words = { [0 ... EXMAP_CHUNK_PAGES - 1] = SAME } };
@@ -244,6 +245,43 @@ static int copy_out(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, 
 	return 1;
 }
 
+/* Writes come one page after the other: copy some ahead, as far as there are frames at hand. */
+static void copy_ahead(struct exmap_op *op, struct exmap_snapshot *snap, u64 page)
+{
+	struct exmap_chunk *chunk = op->walk.chunk;
+	struct exmap_record *record = *record_of(snap, op->walk.nr);
+	unsigned int i = page % EXMAP_CHUNK_PAGES, end;
+
+	if (!i || record->words[i - 1] == SAME)
+		return;
+	end = min(i + 1 + EXMAP_COPY_AHEAD, EXMAP_CHUNK_PAGES);
+	for (i++; i < end && record->words[i] == SAME; i++) {
+		u32 word = READ_ONCE(chunk->words[i]);
+
+		page++;
+		if (copy_out(op, snap, page, EXMAP_RES_FRAME(word)) < 0)
+			return;
+		WRITE_ONCE(chunk->words[i], word & ~EXMAP_RES_SNAPSHOT);
+		exmap_pte_unprotect(&op->walk, page);
+	}
+}
+
+/* No snapshot of the chunk is left: spare the other pages their faults. */
+static void unprotect_chunk(struct exmap_walk *walk)
+{
+	u64 page = walk->nr * EXMAP_CHUNK_PAGES;
+	unsigned int i;
+
+	for (i = 0; i < EXMAP_CHUNK_PAGES; i++) {
+		u32 word = READ_ONCE(walk->chunk->words[i]);
+
+		if (!(word & EXMAP_RES_SNAPSHOT))
+			continue;
+		WRITE_ONCE(walk->chunk->words[i], word & ~EXMAP_RES_SNAPSHOT);
+		exmap_pte_unprotect(walk, page + i);
+	}
+}
+
 /**
  * exmap_snapshot_unshare - make a page writable, after copying it out: a step
  * @op: with the page's chunk locked
@@ -266,12 +304,18 @@ int exmap_snapshot_unshare(struct exmap_op *op, u64 page)
 	if (!EXMAP_RES_MAPPED(old) || !(old & EXMAP_RES_SNAPSHOT))
 		goto out;
 	snap = newest(op->region, op->walk.nr);
+	if (!snap) {
+		unprotect_chunk(&op->walk);
+		goto out;
+	}
 	if (is_shared(snap, op->walk.nr, page % EXMAP_CHUNK_PAGES))
 		ret = copy_out(op, snap, page, EXMAP_RES_FRAME(old));
 	if (ret < 0)
 		goto out;
 	WRITE_ONCE(*word, old & ~EXMAP_RES_SNAPSHOT);
 	exmap_pte_unprotect(&op->walk, page);
+	if (ret && op->in_fault)
+		copy_ahead(op, snap, page);
 out:
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
@@ -582,15 +626,17 @@ static void freeze_cut_chunk(struct exmap_snapshot *snap, u64 nr, struct exmap_r
 /* All interfaces are held, and mmap_lock for writing. */
 static void freeze_chunks(struct exmap_snapshot *snap, struct exmap_record **record)
 {
-	struct exmap_region *region = snap->region;
-	u64 nr;
+	struct exmap_parking parking = { .region = snap->region };
+	u64 nr, end = snap->first + snap->nr_chunks;
+	bool cut = end * EXMAP_CHUNK_PAGES > snap->region->nr_pages;
 
-	for (nr = snap->first; nr < snap->first + snap->nr_chunks; nr++) {
-		if ((nr + 1) * EXMAP_CHUNK_PAGES > region->nr_pages)
-			freeze_cut_chunk(snap, nr, record);
-		else if (!exmap_chunk_park(region, nr))
+	for (nr = snap->first; nr < end - cut; nr++) {
+		if (!exmap_chunk_park(&parking, nr))
 			*record_of(snap, nr) = &all_absent;
 	}
+	exmap_park_end(&parking);
+	if (cut)
+		freeze_cut_chunk(snap, nr, record);
 }
 
 static int freeze_locked(struct exmap_snapshot *snap, struct exmap_record **record)

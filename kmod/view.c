@@ -12,6 +12,7 @@
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/pgtable.h>
 #include <linux/mount.h>
 #include <linux/pseudo_fs.h>
 #include <linux/rcupdate.h>
@@ -115,6 +116,25 @@ static unsigned int look_up_pfns(struct exmap_snapshot *snap, u64 page, unsigned
 	return i;
 }
 
+struct view_entries {
+	const unsigned long *pfns;	/* of each page from @addr on, 0: absent */
+	unsigned long addr;
+	pgprot_t prot;
+	struct mm_struct *mm;
+};
+
+/* With the page-table lock held, and view_lock, without which no entry goes. */
+static int put_entry(pte_t *pte, unsigned long addr, void *data)
+{
+	const struct view_entries *entries = data;
+	unsigned long pfn = entries->pfns[(addr - entries->addr) >> PAGE_SHIFT];
+
+	if (pfn && pte_none(*pte))
+		set_pte_at(entries->mm, addr, pte,
+			   pte_mkyoung(pte_mkspecial(pfn_pte(pfn, entries->prot))));
+	return 0;
+}
+
 /* Map what is there of the block around a page. */
 static vm_fault_t map_block(struct vm_fault *vmf, struct exmap_snapshot *snap)
 {
@@ -123,20 +143,20 @@ static vm_fault_t map_block(struct vm_fault *vmf, struct exmap_snapshot *snap)
 	u64 first = max(round_down(vmf->pgoff, EXMAP_VIEW_BLOCK), vma->vm_pgoff);
 	u64 end = min3((u64)round_down(vmf->pgoff, EXMAP_VIEW_BLOCK) + EXMAP_VIEW_BLOCK,
 		       (u64)vma->vm_pgoff + vma_pages(vma), snap->nr_pages);
-	unsigned int i, nr = look_up_pfns(snap, snap->start + first, end - first, pfns);
-	vm_fault_t ret = VM_FAULT_SIGBUS;
+	unsigned int nr = look_up_pfns(snap, snap->start + first, end - first, pfns);
+	struct view_entries entries = {
+		.pfns = pfns,
+		.addr = vma->vm_start + ((first - vma->vm_pgoff) << PAGE_SHIFT),
+		.prot = vma->vm_page_prot,
+		.mm = vma->vm_mm,
+	};
 
-	for (i = 0; i < nr; i++) {
-		unsigned long addr = vma->vm_start + ((first + i - vma->vm_pgoff) << PAGE_SHIFT);
-		vm_fault_t result;
-
-		if (!pfns[i])
-			continue;
-		result = vmf_insert_pfn(vma, addr, pfns[i]);
-		if (first + i == vmf->pgoff)
-			ret = result;
-	}
-	return ret;
+	if (vmf->pgoff - first >= nr || !pfns[vmf->pgoff - first])
+		return VM_FAULT_SIGBUS;
+	if (apply_to_page_range(vma->vm_mm, entries.addr, (u64)nr << PAGE_SHIFT, put_entry,
+				&entries))
+		return VM_FAULT_OOM;
+	return VM_FAULT_NOPAGE;
 }
 
 static vm_fault_t view_fault(struct vm_fault *vmf)
