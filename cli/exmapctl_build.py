@@ -8,7 +8,9 @@ __all__ = ["ffibuilder"]
 
 # setuptools wants sources relative to the project's root
 ROOT = Path(__file__).resolve().parents[1]
-NATIVE = ["cli/native/run.c", "cli/native/pages.c", "cli/native/presence.c", "cli/native/proof.c"]
+NATIVE = [
+    f"cli/native/{name}.c" for name in ("run", "pages", "presence", "proof", "orders", "snapshot", "traffic")
+]
 LIBEXMAP = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "libexmap/src").glob("*.c") if path.name != "ffi.c"
 )
@@ -28,7 +30,10 @@ struct bench_result {
 struct exmap_info {
     uint32_t abi_version; uint32_t page_size; uint64_t features; uint32_t chunk_pages; ...;
 };
-struct exmap_counters { uint64_t allocs; uint64_t rescues; uint64_t flushes; uint64_t flush_ipis; ...; };
+struct exmap_counters {
+    uint64_t allocs; uint64_t rescues; uint64_t flushes; uint64_t flush_ipis;
+    uint64_t copies; ...;
+};
 
 enum pages_how { PAGES_EXMAP, PAGES_MADVISE_PAGE, PAGES_MADVISE_RANGE, PAGES_PROCESS_MADVISE, ... };
 struct pages_config {
@@ -58,18 +63,59 @@ int presence_run(struct presence_bench *bench, unsigned int how, int cpu,
                  const struct bench_time *time, struct bench_result *result);
 long presence_verify(struct presence_bench *bench, unsigned int how);
 int presence_prove(struct presence_bench *bench, uint64_t checks, struct presence_proof *proof);
+
+uint64_t bench_shootdowns_on(const int *cpus, unsigned int n);
+static const int SNAPSHOT_BUCKET_NS, SNAPSHOT_MAX_WRITERS, SNAPSHOT_SLOTS;
+enum snapshot_how { SNAPSHOT_EXMAP, SNAPSHOT_FORK, ... };
+enum snapshot_reader { SNAPSHOT_READ_NOTHING, SNAPSHOT_READ_VIEW, SNAPSHOT_READ_PREAD, ... };
+enum snapshot_phase { SNAPSHOT_BEFORE, SNAPSHOT_SCAN, SNAPSHOT_DROP, SNAPSHOT_AFTER, ... };
+struct snapshot_orders;
+int snapshot_orders_make(uint32_t pages, uint32_t writers, uint32_t len, double theta, uint64_t seed,
+                         struct snapshot_orders **out);
+void snapshot_orders_free(struct snapshot_orders *orders);
+const uint32_t *snapshot_order(const struct snapshot_orders *orders, unsigned int writer, uint32_t *len);
+struct snapshot_config { uint32_t how; uint32_t writers; uint32_t pages; uint64_t pool_pages; };
+struct snapshot_bench;
+int snapshot_open(const struct snapshot_config *config, struct snapshot_bench **out);
+void snapshot_close(struct snapshot_bench *bench);
+uint8_t *snapshot_memory(const struct snapshot_bench *bench);
+int snapshot_counters(struct snapshot_bench *bench, struct exmap_counters *counters);
+struct snapshot_idle { uint64_t freeze_ns; uint64_t drop_ns; };
+int snapshot_run_idle(struct snapshot_bench *bench, struct snapshot_idle *idle);
+struct snapshot_plan {
+    uint32_t reader; uint32_t writers; uint32_t unshare; uint32_t verify;
+    uint64_t warmup_ns; uint64_t before_ns; uint64_t after_ns;
+};
+struct snapshot_latency {
+    uint64_t ops; uint64_t wall_ns; uint64_t p50_ns; uint64_t p99_ns; uint64_t p999_ns; uint64_t max_ns;
+};
+struct snapshot_result {
+    uint64_t freeze_ns; uint64_t scan_ns; uint64_t unmap_ns; uint64_t drop_ns; uint64_t shootdowns;
+    uint64_t faults; uint64_t torn; uint64_t unequal;
+    uint64_t frozen_ns; uint64_t scanned_ns; uint64_t dropped_ns;
+    struct snapshot_latency phases[...]; uint32_t buckets; uint32_t timeline[...];
+};
+int snapshot_run(struct snapshot_bench *bench, const struct snapshot_orders *orders,
+                 const struct snapshot_plan *plan, const int *cpus, struct snapshot_result *result);
+uint32_t snapshot_slot(uint64_t value);
+uint64_t snapshot_slot_end(uint32_t slot);
 """
 
 ffibuilder = FFI()
 ffibuilder.cdef(CDEF)
 ffibuilder.set_source(
     "exmapctl._bench",
-    '#include "bench.h"',
+    '#include "snapshot.h"',
     sources=NATIVE + LIBEXMAP,
     include_dirs=["cli/native", "libexmap/include", "libexmap/src", "kmod/uapi"],
-    depends=["cli/native/bench.h", "libexmap/include/exmap_user.h", "kmod/uapi/exmap.h"],
+    depends=[
+        "cli/native/bench.h",
+        "cli/native/snapshot.h",
+        "libexmap/include/exmap_user.h",
+        "kmod/uapi/exmap.h",
+    ],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
-    extra_link_args=["-pthread"],
+    extra_link_args=["-pthread", "-lm"],
 )
 
 if __name__ == "__main__":

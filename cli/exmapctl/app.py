@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from exmapctl import __version__, doctor, module
 from exmapctl.bench.cli import bench_app
+from exmapctl.bench.snapshot_cli import snapshot_command
 from exmapctl.errors import ExmapctlError
 from exmapctl.machine import Machine
 from exmapctl.output import JsonOption, emit
@@ -77,6 +78,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+bench_app.command("snapshot")(snapshot_command)
 app.add_typer(bench_app, name="bench")
 
 

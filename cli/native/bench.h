@@ -49,7 +49,15 @@ typedef long (*bench_batch)(void *arg, unsigned int thread);
 int bench_run(bench_batch batch, void *arg, const int *cpus, unsigned int threads,
 	      const struct bench_time *time, struct bench_result *result);
 int bench_interrupts(uint64_t *tlb, uint64_t *call);
+/* The TLB line alone, of @n CPUs: their interrupts, or BENCH_NO_COUNT. */
+uint64_t bench_shootdowns_on(const int *cpus, unsigned int n);
+/* What has been counted meanwhile; BENCH_NO_COUNT if either is. */
+uint64_t bench_difference(uint64_t before, uint64_t after);
 void bench_shuffle(uint32_t *items, uint32_t n, uint64_t seed);
+uint64_t bench_random(uint64_t *state);
+uint64_t bench_now(void);
+void bench_pause(uint64_t ns);
+int bench_pin(int cpu);
 
 /* pages.c: map, touch and unmap pages */
 

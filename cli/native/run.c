@@ -44,7 +44,12 @@ static uint64_t now(clockid_t clock)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static void pause_for(uint64_t ns)
+uint64_t bench_now(void)
+{
+	return now(CLOCK_MONOTONIC);
+}
+
+void bench_pause(uint64_t ns)
 {
 	struct timespec ts = { .tv_sec = (time_t)(ns / 1000000000u),
 			       .tv_nsec = (long)(ns % 1000000000u) };
@@ -53,7 +58,7 @@ static void pause_for(uint64_t ns)
 		;
 }
 
-static int pin(int cpu)
+int bench_pin(int cpu)
 {
 	cpu_set_t set;
 
@@ -96,7 +101,7 @@ static void *work(void *arg)
 
 	if (!passed_gate(worker->run))
 		return NULL;
-	ret = pin(worker->cpu);
+	ret = bench_pin(worker->cpu);
 	pthread_barrier_wait(&worker->run->barrier);
 	if (!ret)
 		ret = work_through(worker, PHASE_WARMUP, &warmup_ops);
@@ -147,7 +152,56 @@ int bench_interrupts(uint64_t *tlb, uint64_t *call)
 	return 0;
 }
 
-static uint64_t difference(uint64_t before, uint64_t after)
+/* Which of the columns below the line of CPU names belong to @cpus. */
+static uint64_t find_columns(const char *names, const int *cpus, unsigned int n)
+{
+	uint64_t columns = 0;
+	unsigned int column, i;
+
+	for (column = 0; column < 64 && (names = strstr(names, "CPU")); column++) {
+		int cpu = atoi(names += 3);
+
+		for (i = 0; i < n; i++)
+			columns |= (uint64_t)(cpu == cpus[i]) << column;
+	}
+	return columns;
+}
+
+static uint64_t sum_columns(char *text, uint64_t columns)
+{
+	uint64_t sum = 0;
+
+	for (; columns; columns >>= 1) {
+		uint64_t n = strtoull(text, &text, 10);
+
+		sum += columns & 1 ? n : 0;
+	}
+	return sum;
+}
+
+/* Interrupts for TLB shootdowns that @n CPUs have taken, or BENCH_NO_COUNT. */
+uint64_t bench_shootdowns_on(const int *cpus, unsigned int n)
+{
+	uint64_t columns = 0, count = BENCH_NO_COUNT;
+	char *line = NULL, *name;
+	size_t size = 0;
+	FILE *file = fopen("/proc/interrupts", "re");
+
+	if (!file)
+		return count;
+	if (getline(&line, &size, file) > 0)
+		columns = find_columns(line, cpus, n);
+	while (columns && getline(&line, &size, file) > 0) {
+		name = line + strspn(line, " ");
+		if (!strncmp(name, "TLB:", 4))
+			count = sum_columns(name + 4, columns);
+	}
+	free(line);
+	fclose(file);
+	return count;
+}
+
+uint64_t bench_difference(uint64_t before, uint64_t after)
 {
 	return before == BENCH_NO_COUNT || after == BENCH_NO_COUNT ? BENCH_NO_COUNT
 								  : after - before;
@@ -158,14 +212,14 @@ static void conduct(struct run *run, const struct bench_time *time, struct bench
 	uint64_t tlb, call, tlb_after, call_after;
 
 	pthread_barrier_wait(&run->barrier);
-	pause_for(time->warmup_ns);
+	bench_pause(time->warmup_ns);
 	bench_interrupts(&tlb, &call);
 	__atomic_store_n(&run->phase, PHASE_MEASURE, __ATOMIC_RELAXED);
-	pause_for(time->measure_ns);
+	bench_pause(time->measure_ns);
 	__atomic_store_n(&run->phase, PHASE_STOP, __ATOMIC_RELAXED);
 	bench_interrupts(&tlb_after, &call_after);
-	result->tlb_ipis = difference(tlb, tlb_after);
-	result->call_ipis = difference(call, call_after);
+	result->tlb_ipis = bench_difference(tlb, tlb_after);
+	result->call_ipis = bench_difference(call, call_after);
 }
 
 static int collect(const struct worker *workers, unsigned int threads, struct bench_result *result)
@@ -231,7 +285,7 @@ int bench_run(bench_batch batch, void *arg, const int *cpus, unsigned int thread
 	return ret;
 }
 
-static uint64_t next_random(uint64_t *state)
+uint64_t bench_random(uint64_t *state)
 {
 	uint64_t z = *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
 
@@ -246,7 +300,7 @@ void bench_shuffle(uint32_t *items, uint32_t n, uint64_t seed)
 	uint32_t i, j, item;
 
 	for (i = n; i > 1; i--) {
-		j = (uint32_t)(next_random(&seed) % i);
+		j = (uint32_t)(bench_random(&seed) % i);
 		item = items[i - 1];
 		items[i - 1] = items[j];
 		items[j] = item;
