@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from backends import BACKENDS
@@ -15,11 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import libexmap
 from libexmap import Region
 
-__all__ = ["RegionMachine", "TestRegionMachine"]
+__all__ = ["PAGES", "RegionMachine", "TestRegionMachine", "joined", "machine_settings", "runs"]
 
 PAGES = 1100
 FILE_PAGES = 600
-POOL = 48
 PAGE = 4096
 
 runs = st.lists(
@@ -35,6 +35,9 @@ Call = Callable[[Region], int]
 class RegionMachine(RuleBasedStateMachine):
     """A region for each backend, and what should be in it."""
 
+    POOL = 48
+    OPTIONS: ClassVar[dict[str, bool]] = {}
+
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
@@ -42,12 +45,14 @@ class RegionMachine(RuleBasedStateMachine):
         for backend in BACKENDS:
             file = Path(self.stack.enter_context(tempfile.TemporaryDirectory())) / "backing"
             file.write_bytes(bytes(FILE_PAGES * PAGE))
-            region = Region.open(pages=PAGES, pool=POOL, interfaces=2, backend=backend, backing=file)
+            region = Region.open(
+                pages=PAGES, pool=self.POOL, interfaces=2, backend=backend, backing=file, **self.OPTIONS
+            )
             self.regions.append(self.stack.enter_context(region))
         self.mapped: dict[int, int] = {}
         self.file = dict.fromkeys(range(FILE_PAGES), 0)
         self.touched: set[int] = set()
-        self.pool = POOL
+        self.pool = self.POOL
         self.stamp = 0
 
     def teardown(self) -> None:
@@ -64,11 +69,17 @@ class RegionMachine(RuleBasedStateMachine):
         assert len(outcomes) == 1, outcomes
         return outcomes.pop()
 
+    def map(self, page: int, stamp: int) -> None:
+        self.mapped[page] = stamp
+
+    def unmap(self, page: int) -> None:
+        del self.mapped[page]
+
     def fill(self, pages: list[int]) -> None:
         """Give pages a content of their own, since that of new ones is undefined."""
         for page in pages:
             self.stamp += 1
-            self.mapped[page] = self.stamp
+            self.map(page, self.stamp)
             self.touched.add(page)
             for region in self.regions:
                 region.page(page).view(np.uint64)[:] = self.stamp
@@ -104,7 +115,7 @@ class RegionMachine(RuleBasedStateMachine):
         outcome = self.agree(lambda region: region[interface].free(pages, lazy=lazy))
         assert outcome == (len(gone), error)
         for page in gone:
-            del self.mapped[page]
+            self.unmap(page)
         self.touched -= gone
 
     @rule(first=st.integers(0, FILE_PAGES - 1), count=st.integers(1, 20), interface=interfaces)
@@ -115,7 +126,7 @@ class RegionMachine(RuleBasedStateMachine):
             return
         assert self.agree(lambda region: region[interface].read(pages)) == (len(new), 0)
         for page in new:
-            self.mapped[page] = self.file[page]
+            self.map(page, self.file[page])
 
     @rule(first=st.integers(0, FILE_PAGES - 1), count=st.integers(1, 20), interface=interfaces)
     def write(self, first: int, count: int, interface: int) -> None:
@@ -171,11 +182,13 @@ def joined(pages: list[int]) -> list[list[int]]:
     return found
 
 
-TestRegionMachine = RegionMachine.TestCase
-TestRegionMachine.settings = settings(
+machine_settings = settings(
     max_examples=60 if len(BACKENDS) == 1 else 8,
     stateful_step_count=30 if len(BACKENDS) == 1 else 20,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+TestRegionMachine = RegionMachine.TestCase
+TestRegionMachine.settings = machine_settings

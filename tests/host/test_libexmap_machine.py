@@ -1,5 +1,6 @@
 """The posix backend against the model."""
 
 from region_machine import TestRegionMachine
+from snapshot_machine import TestSnapshotMachine
 
-__all__ = ["TestRegionMachine"]
+__all__ = ["TestRegionMachine", "TestSnapshotMachine"]

@@ -1,0 +1,3 @@
+"""Snapshots on the posix backend."""
+
+from snapshot_behaviour import *  # noqa: F403
