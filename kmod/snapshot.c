@@ -517,6 +517,15 @@ static void free_snapshot(struct rcu_head *rcu)
 	kfree(snap);
 }
 
+/* Nobody will ever use the frames that the snapshot has given back. */
+static void trim_dead_region(struct exmap_region *region)
+{
+	exmap_region_freeze(region);
+	if (region->dead)
+		exmap_pool_trim(&region->pool);
+	exmap_region_thaw(region);
+}
+
 /* Nothing refers to it any more but those who walk the list. */
 void exmap_snapshot_destroy(struct exmap_snapshot *snap)
 {
@@ -528,6 +537,7 @@ void exmap_snapshot_destroy(struct exmap_snapshot *snap)
 		list_del_rcu(&snap->node);
 	}
 	give_reserve(snap);
+	trim_dead_region(region);
 	up_write(&region->snapshots_lock);
 	call_rcu(&snap->rcu, free_snapshot);
 	exmap_region_put(region);

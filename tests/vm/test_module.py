@@ -146,6 +146,19 @@ def test_rmmod_is_refused_while_a_mapping_is_alive() -> None:
 
 
 @pytest.mark.usefixtures("reloaded")
+def test_rmmod_is_refused_while_a_snapshot_is_alive() -> None:
+    with libexmap.Region.open(
+        pages=1024, pool=1024, interfaces=1, backend="kernel", snapshots=True
+    ) as region:
+        region[0].alloc(range(500))
+        snapshot = region.snapshot()
+    assert_in_use()
+    snapshot.close()
+    assert references() == 0
+    assert rmmod().returncode == 0
+
+
+@pytest.mark.usefixtures("reloaded")
 def test_rmmod_succeeds_once_the_user_was_killed() -> None:
     reader, writer = os.pipe()
     child = os.fork()

@@ -2,6 +2,7 @@
 /* Snapshots: what they show, what they cost the live region, how they end. */
 #define _GNU_SOURCE
 #include "abi.h"
+#include "disk.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -78,7 +79,7 @@ static __u32 page_word(int snap, __u64 page)
 CASE(snapshot_keeps_its_content_while_the_live_region_changes)
 {
 	struct region r = open_region(2 * CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	__u64 page;
+	__u64 page, copies;
 	int snap;
 
 	fill(&r, 0, 600, 1000);
@@ -92,12 +93,14 @@ CASE(snapshot_keeps_its_content_while_the_live_region_changes)
 	check_shows(snap, 0, 600, 1000);
 	for (page = 0; page < 600; page++)
 		CHECK(*word_of(r.mem, page) == (page < 300 ? 7 : 1000 + page));
-	CHECK(counters(&r).copies == 300 && counters(&r).snapshot == 300);
-	CHECK(info(snap).frames == 300 && !info(snap).broken);
+	/* who writes one page after the other gets a few copied ahead */
+	copies = counters(&r).copies;
+	CHECK(copies >= 300 && copies <= 308 && counters(&r).snapshot == copies);
+	CHECK(info(snap).frames == copies && !info(snap).broken);
 	CHECK(!close(snap));
 	CHECK(!counters(&r).snapshot);
 	*word_of(r.mem, 599) = 8;
-	CHECK(counters(&r).copies == 300);
+	CHECK(counters(&r).copies == copies);
 }
 
 CASE(snapshot_view_stays_right_while_it_is_mapped)
@@ -402,11 +405,16 @@ CASE(snapshot_is_refused_for_bad_arguments)
 
 CASE(snapshot_of_a_cut_chunk_leaves_its_neighbours_alone)
 {
-	struct region r = open_region(CHUNK + 100, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	char *next = mmap(r.mem + r.pages * PAGE, 50 * PAGE, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	int snap;
+	char *next = MAP_FAILED;
+	struct region r;
+	int snap, i;
 
+	/* until there is room behind it */
+	for (i = 0; i < 20 && next == MAP_FAILED; i++) {
+		r = open_region(CHUNK + 100, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
+		next = mmap(r.mem + r.pages * PAGE, 50 * PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	}
 	CHECK(next == r.mem + r.pages * PAGE);
 	memset(next, 5, 50 * PAGE);
 	fill(&r, CHUNK - 50, 150, 0);
@@ -602,6 +610,109 @@ CASE(snapshot_is_safe_from_writes_through_the_kernel)
 	CHECK(process_vm_writev(getpid(), &from, 1, &to, 1, 0) == (long)sizeof(buffer));
 	CHECK(r.mem[3 * PAGE] == 5);
 	check_shows(snap, 0, 10, 0);
-	CHECK(counters(&r).copies == 4);
+	CHECK(counters(&r).copies >= 4 && counters(&r).copies <= 10);
 	CHECK(!close(snap));
+}
+
+static void read_until_killed(void *arg)
+{
+	const struct forked *f = arg;
+	__u64 page;
+
+	for (;;)
+		for (page = 0; page < 2 * CHUNK; page++)
+			if (*word_of(f->view, page) != page)
+				_exit(1);
+}
+
+CASE(snapshot_survives_killed_readers)
+{
+	struct region r = open_region(2 * CHUNK, 5 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
+	int round, status;
+	__u64 page;
+
+	for (round = 0; round < 8; round++) {
+		struct forked f = { .r = &r };
+		pid_t pid;
+
+		fill(&r, 0, 2 * CHUNK, 0);
+		f.snap = snapshot(&r, 0, 2 * CHUNK, 0);
+		f.view = mmap(NULL, 2 * CHUNK * PAGE, PROT_READ, MAP_SHARED, f.snap, 0);
+		pid = fork();
+		if (!pid)
+			read_until_killed(&f);
+		for (page = 0; page < 2 * CHUNK; page++) {
+			*word_of(r.mem, page) = 99;
+			if (page == 100u * round)
+				CHECK(!kill(pid, SIGKILL));
+		}
+		CHECK(waitpid(pid, &status, 0) == pid);
+		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		CHECK(*word_of(f.view, 7) == 7);
+		CHECK(!munmap(f.view, 2 * CHUNK * PAGE) && !close(f.snap));
+		check_conserved(r.fd);
+	}
+	CHECK(!counters(&r).snapshot);
+}
+
+static void exec_head(void *arg)
+{
+	int *ends = arg;
+	struct region r = open_region(CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
+	int snap;
+
+	fill(&r, 0, 10, 0x61626364);
+	snap = snapshot(&r, 0, CHUNK, 0);
+	CHECK(dup2(snap, 0) == 0 && dup2(ends[1], 1) == 1);
+	execlp("head", "head", "-c", "4", NULL);
+	_exit(1);
+}
+
+CASE(snapshot_can_be_read_by_the_image_after_exec)
+{
+	char text[4];
+	int ends[2];
+
+	CHECK(!pipe(ends));
+	CHECK(!in_child(exec_head, ends));
+	CHECK(read(ends[0], text, 4) == 4 && !memcmp(text, "dcba", 4));
+}
+
+struct direct_read {
+	int disk;
+	char *to;
+	long got;
+};
+
+static void *read_slowly(void *arg)
+{
+	struct direct_read *d = arg;
+
+	d->got = pread(d->disk, d->to, PAGE, 700 * PAGE);
+	return NULL;
+}
+
+/* A device writes to a page that is frozen, and freed, and whose snapshot ends, meanwhile. */
+CASE(snapshot_waits_for_a_device_before_it_gives_a_frame_back)
+{
+	struct direct_read d = { .disk = null_disk("1500000000", O_DIRECT) };
+	struct region r = open_region(CHUNK, 64, 1, EXMAP_SNAPSHOTS, -1);
+	pthread_t thread;
+	int snap;
+
+	fill(&r, 0, 4, 0);
+	d.to = r.mem + 2 * PAGE;
+	CHECK(!pthread_create(&thread, NULL, read_slowly, &d));
+	usleep(300000);
+	snap = snapshot(&r, 0, CHUNK, 0);
+	CHECK(snap >= 0);
+	CHECK(!one(&r, 0, EXMAP_OP_FREE, 2, 1, 0, NULL));
+	CHECK(counters(&r).snapshot == 1 && read_word(snap, 3) == 3);
+	CHECK(!close(snap));
+	check_conserved(r.fd);
+	/* whoever takes every frame does not get that one */
+	CHECK(one(&r, 0, EXMAP_OP_ALLOC, 100, 64, 0, NULL) == -ENOMEM);
+	CHECK(counters(&r).pinned == 1 && counters(&r).quarantine == 1);
+	CHECK(!pthread_join(thread, NULL) && d.got == (long)PAGE);
+	CHECK(!counters(&r).pinned && counters(&r).free == 1);
 }
