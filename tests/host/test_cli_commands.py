@@ -41,6 +41,10 @@ def assert_one_line(result: Result, code: int, *words: str) -> None:
         (("bench", "pages", "--rounds", "many"), "--rounds"),
         (("bench", "presence", "--region-pages", "1"), "--region-pages"),
         (("bench", "presence", "--plot", "figure.txt"), "figure.txt"),
+        (("bench", "presence", "--plot", "/nonexistent/figure.svg"), "/nonexistent/figure.svg"),
+        (("bench", "snapshot", "--sizes", "3MiB"), "3MiB"),
+        (("bench", "snapshot", "--writers", "none"), "none"),
+        (("bench", "snapshot", "--reader", "eyes"), "--reader"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], word: str) -> None:

@@ -1,5 +1,6 @@
 """The bench commands."""
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -57,6 +58,8 @@ def check_plot(path: Path | None) -> None:
         return
     if path.suffix not in (".png", ".svg"):
         raise typer.BadParameter(f"{path}: --plot wants a file that ends in .png or .svg")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise typer.BadParameter(f"{path}: --plot cannot write there")
     require_matplotlib()
 
 
