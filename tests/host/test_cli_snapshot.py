@@ -256,6 +256,13 @@ def test_sizes_that_do_not_fit_are_left_out_aloud(capsys: pytest.CaptureFixture[
         snapshot_cli.choose_sizes([large], needed_bytes(large) - 1)
 
 
+def test_more_writers_than_cpus_are_left_out_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    assert snapshot_cli.choose_writers([1, 2], 1) == [1]
+    assert "left out: 2 writers" in capsys.readouterr().err
+    with pytest.raises(BenchFailedError, match="not enough CPUs"):
+        snapshot_cli.choose_writers([2], 1)
+
+
 @pytest.mark.skipif(Path("/dev/exmap").exists(), reason="the module is loaded here")
 def test_without_the_module_there_is_one_line() -> None:
     result = CliRunner().invoke(app, ["bench", "snapshot", "--sizes", "2MiB", "--writers", "1", "--quick"])

@@ -92,6 +92,17 @@ def choose_sizes(sizes: list[int], available: int) -> list[int]:
     return fitting
 
 
+def choose_writers(numbers: list[int], cpus: int) -> list[int]:
+    """Leave out, and say so, more writers than CPUs; raises BenchFailedError if none are left."""
+    for n in numbers:
+        if n > cpus:
+            print(f"left out: {n} writers need as many CPUs, there are {cpus}", file=sys.stderr)
+    usable = [n for n in numbers if n <= cpus]
+    if not usable:
+        raise BenchFailedError("not enough CPUs for any number of writers")
+    return usable
+
+
 def draw(timelines: Timelines, path: Path) -> None:
     """Draw the writers' throughput of the last round of each case."""
     panels = {
@@ -139,9 +150,7 @@ def snapshot_command(
     ways = [Way("exmap"), *([Way("exmap", UNSHARE)] if unshare else []), Way("fork")]
     timelines: Timelines = {}
     with on_first_cpu() as cpus:
-        usable = [n for n in numbers if n <= len(cpus)]
-        if not usable:
-            raise BenchFailedError(f"there are {len(cpus)} CPUs for {min(numbers)} writers")
+        usable = choose_writers(numbers, len(cpus))
         fitting = choose_sizes(
             [parse_size(size) for size in sizes.split(",")], available_bytes(Machine.here())
         )
