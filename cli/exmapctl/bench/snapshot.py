@@ -194,6 +194,8 @@ class Memory:
         check(done, f"{way}: cannot freeze, scan or drop")
         if result.torn > len(cpus):
             raise BenchFailedError(f"{way}: {result.torn} pages of the copy are not of one moment")
+        if not verify and not result.phases[lib.SNAPSHOT_BEFORE].ops:
+            raise BenchFailedError(f"{way}: no transaction ended before the freeze: choose more --seconds")
         if result.unequal:
             raise BenchFailedError(f"{way}: the copy changed between two scans")
         return result
