@@ -41,7 +41,9 @@ class SnapshotMachine(RegionMachine):
     """The pool is never dry here, since only the kernel keeps snapshots in it.
 
     A page gets a new version whenever it is mapped, and when it is copied for a
-    snapshot: the kernel compares versions and posix compares content.
+    snapshot: the kernel compares versions and posix compares content.  The kernel
+    may copy more than was written, a few pages ahead, so that its books are known
+    to lie between two bounds.
     """
 
     POOL = 4000
@@ -52,7 +54,6 @@ class SnapshotMachine(RegionMachine):
         self.frozen: list[Frozen] = []
         self.versions: dict[int, int] = {}
         self.version = 0
-        self.copies = 0
 
     def teardown(self) -> None:
         super().teardown()
@@ -79,7 +80,6 @@ class SnapshotMachine(RegionMachine):
             return 0
         newest = next(f for f in reversed(self.frozen) if f.covers(page))
         newest.unspent -= newest.unspent > 0
-        self.copies += 1
         self.map(page, self.mapped[page])
         return 1
 
@@ -89,9 +89,10 @@ class SnapshotMachine(RegionMachine):
             region.resize(pool)
         self.pool = pool
 
-    @rule(pages=runs)
-    def change(self, pages: list[int]) -> None:
-        live = [page for page in pages if page in self.mapped]
+    @precondition(lambda self: self.mapped)
+    @rule(first=st.integers(0, PAGES), count=st.integers(1, 12))
+    def change(self, first: int, count: int) -> None:
+        live = sorted(self.mapped)[first % len(self.mapped) :][:count]
         for page in live:
             self.copy_out(page)
         versions = dict(self.versions)
@@ -108,7 +109,8 @@ class SnapshotMachine(RegionMachine):
                 outcome = (region[interface].unshare(pages), 0)
             except libexmap.ExmapError as caught:
                 outcome = (caught.done, caught.errno or 0)
-            assert outcome == (copied if region.backend == Backend.KERNEL else 0, error)
+            assert outcome[1] == error
+            assert outcome[0] <= (copied if region.backend == Backend.KERNEL else 0)
 
     @precondition(lambda self: len(self.frozen) < ALIVE)
     @rule(
@@ -163,8 +165,13 @@ class SnapshotMachine(RegionMachine):
         pages = range(start, start + count)
         for mine, theirs, region in zip(a.snapshots, b.snapshots, self.regions, strict=True):
             known = (a.versions, b.versions) if region.backend == Backend.KERNEL else (a.stamps, b.stamps)
-            differ = [page for page in pages if known[0].get(page) != known[1].get(page)]
-            assert (np.flatnonzero(mine.diff(theirs, start - a.start, count)) + start).tolist() == differ
+            differ = {page for page in pages if known[0].get(page) != known[1].get(page)}
+            found = set((np.flatnonzero(mine.diff(theirs, start - a.start, count)) + start).tolist())
+            assert differ <= found
+            if region.backend == Backend.KERNEL:
+                assert found - differ <= a.stamps.keys() & b.stamps.keys()
+            else:
+                assert found == differ
 
     @precondition(lambda self: self.frozen)
     @rule(which=index)
@@ -176,18 +183,21 @@ class SnapshotMachine(RegionMachine):
 
     @rule()
     def books(self) -> None:
-        """No frame is kept for nothing, and each page was copied once."""
-        live = set(self.versions.items())
-        kept = {item for frozen in self.frozen for item in frozen.versions.items()} - live
+        """No frame is kept for nothing, and none is missing."""
+        kept = {item for frozen in self.frozen for item in frozen.versions.items()}
+        kept -= set(self.versions.items())
+        most = sum(len(frozen.versions) for frozen in self.frozen)
         for number, region in enumerate(self.regions):
             kernel = region.backend == Backend.KERNEL
-            reserves = [frozen.unspent if kernel else frozen.reserved for frozen in self.frozen]
             infos = [frozen.snapshots[number].info() for frozen in self.frozen]
-            assert [info.reserve for info in infos] == reserves
             assert not any(info.broken for info in infos)
-            assert region.counters.snapshot == sum(reserves) + (len(kept) if kernel else 0)
+            frames = region.counters.snapshot - sum(info.reserve for info in infos)
             if kernel:
-                assert region.counters.copies == self.copies
+                assert all(i.reserve <= f.unspent for i, f in zip(infos, self.frozen, strict=True))
+                assert len(kept) <= frames == sum(info.frames for info in infos) <= most
+            else:
+                assert [info.reserve for info in infos] == [frozen.reserved for frozen in self.frozen]
+                assert frames == 0
 
 
 def check(frozen: Frozen, snapshot: Snapshot, by_view: bool) -> None:

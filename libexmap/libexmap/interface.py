@@ -94,9 +94,9 @@ class Interface:
     def unshare(self, pages: Pages) -> int:
         """Copy mapped pages that a snapshot shares, so that writing them does not fault.
 
-        The posix backend has nothing to copy and returns 0.
+        Where the pool has no frame for a copy, the snapshot breaks. The posix backend
+        has nothing to copy and returns 0.
 
-        :raises PoolExhausted: there is no frame for a copy.
         :raises OutsideRegion: a page lies beyond the region.
         """
         return self._run(lib.EXMAP_OP_UNSHARE, pages, 0, "unshare")

@@ -34,6 +34,7 @@ _BACKENDS = {
     Backend.KERNEL: lib.EXMAP_BACKEND_KERNEL,
     Backend.POSIX: lib.EXMAP_BACKEND_POSIX,
 }
+_RESERVES = {"none": 0, "all": lib.EXMAP_RESERVE_ALL}
 _NO_DEVICE = (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EACCES)
 
 
@@ -208,8 +209,8 @@ class Region:
         :raises PoolExhausted: the pool has not as many free frames as reserve says.
         """
         out = ffi.new("struct exmap_snapshot **")
-        frames = {"none": 0, "all": lib.EXMAP_RESERVE_ALL}.get(reserve, reserve)  # type: ignore[arg-type]
-        if isinstance(frames, str):
+        frames = _RESERVES.get(reserve) if isinstance(reserve, str) else reserve
+        if frames is None:
             raise InvalidArgument(errno.EINVAL, f"snapshot: reserve={reserve!r}")
         length = self.pages - start if count is None else count
         if start < 0 or length <= 0 or start + length > self.pages:

@@ -1,6 +1,7 @@
 """Snapshots on both backends, side by side; and how those of the kernel break."""
 
 import errno
+from collections.abc import Callable
 
 import pytest
 from snapshot_behaviour import *  # noqa: F403
@@ -9,13 +10,22 @@ import libexmap
 from libexmap import Region
 
 
-def test_snapshot_without_frames_breaks_and_says_so() -> None:
+def write(region: Region, first: int, count: int) -> None:
+    region.view(first, count)[:] = 1
+
+
+def unshare(region: Region, first: int, count: int) -> None:
+    region.unshare(range(first, first + count))
+
+
+@pytest.mark.parametrize("change", [write, unshare])
+def test_snapshot_without_frames_breaks_and_says_so(change: Callable[[Region, int, int], None]) -> None:
     with Region.open(pages=1024, pool=100, backend="kernel", snapshots=True) as region:
         region[0].alloc(range(60))
         with region.snapshot() as old, region.snapshot(512) as other:
-            region.view(0, 40)[:] = 1
+            change(region, 0, 40)
             assert old.present(59)
-            region.view(40, 20)[:] = 1
+            change(region, 40, 20)
             assert old.info().broken
             assert not other.info().broken
             calls = (
@@ -29,6 +39,7 @@ def test_snapshot_without_frames_breaks_and_says_so() -> None:
                 with pytest.raises(libexmap.SnapshotBroken, match="reserve='all'") as caught:
                     call()
                 assert caught.value.errno == errno.ENODATA
+            write(region, 0, 60)
             assert (region.view(0, 60) == 1).all()
 
 
