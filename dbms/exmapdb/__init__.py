@@ -35,6 +35,7 @@ from exmapdb.errors import (
     TruncatedDatabaseError,
     UncleanShutdownError,
 )
+from exmapdb.frozen import FreezeStats, Frozen
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.table import Table
 
@@ -53,6 +54,8 @@ __all__ = [
     "DuplicateKeyError",
     "ExmapdbError",
     "Field",
+    "FreezeStats",
+    "Frozen",
     "InvalidValueError",
     "NoSuchTableError",
     "NotADatabaseError",

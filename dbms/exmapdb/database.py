@@ -21,6 +21,7 @@ from exmapdb.errors import (
     UncleanShutdownError,
     from_code,
 )
+from exmapdb.frozen import Frozen
 from exmapdb.schema import Field, Schema
 from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
 from exmapdb.table import Table, make_layout
@@ -168,6 +169,7 @@ class Database:
         self._workers = WorkerPool([Worker(i, lib.exdb_worker_at(handle, i)) for i in range(workers)])
         self._lock = threading.RLock()
         self._tables: dict[str, Table] = {}
+        self._frozen: Frozen | None = None
         self._catalog = Catalog(self)
 
     @property
@@ -224,6 +226,23 @@ class Database:
             if code:
                 raise self.error(code, worker.error_page)
 
+    def freeze(self) -> Frozen:
+        """Keep the resident pages as they are now, while writers go on; a context manager.
+
+        No table changes at that moment. Until it is closed it holds half the pool; pages beyond
+        that are evicted first. A database has one at a time. StorageError (EBUSY: there is one),
+        PoolExhaustedError, DatabaseClosedError.
+        """
+        out = ffi.new("struct exdb_freeze **")
+        with self._lock, self.worker() as worker:
+            code = lib.exdb_freeze(worker.handle, out)
+            if code == -errno.EBUSY:
+                raise StorageError(errno.EBUSY, "pages are frozen already: close that first", self.path)
+            if code:
+                raise self.error(code, worker.error_page)
+            self._frozen = Frozen(out[0], self.error)
+            return self._frozen
+
     def close(self) -> None:
         """Checkpoint, wait for other threads' calls, and give everything back; again does nothing.
 
@@ -234,6 +253,8 @@ class Database:
                 return
             self._closed = True
             worker = self._workers.close()
+            if self._frozen is not None:
+                self._frozen.close()
             code = lib.exdb_checkpoint(worker.handle)
             page = worker.error_page
             lib.exdb_close(self._handle)

@@ -33,7 +33,8 @@ int buffer_reserve(struct exdb_worker *w, unsigned int n)
 	int ret = 0;
 
 	__atomic_add_fetch(&db->used, n, __ATOMIC_RELAXED);
-	while (__atomic_load_n(&db->used, __ATOMIC_RELAXED) > db->limit) {
+	while (__atomic_load_n(&db->used, __ATOMIC_RELAXED) >
+	       __atomic_load_n(&db->limit, __ATOMIC_RELAXED)) {
 		ret = clock_evict(w);
 		if (ret < 0)
 			goto err_used;

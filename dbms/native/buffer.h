@@ -55,7 +55,8 @@ struct exdb_worker {
  * @frames: the last page known in each frame; 0 for none (page 0 is never evicted)
  * @pool_pages: number of frames
  * @used: frames that are taken or reserved
- * @limit: evict beyond this number
+ * @limit: evict beyond this number; less while a freeze holds frames
+ * @frozen: there is a freeze; protected by @gate
  * @evict_batch: pages that one turn of the clock frees
  * @prefetch: leaves that a scan may read ahead
  * @hand: the clock's hand
@@ -79,6 +80,7 @@ struct exdb {
 	uint64_t pool_pages;
 	uint64_t used;
 	uint64_t limit;
+	bool frozen;
 	unsigned int evict_batch;
 	unsigned int prefetch;
 	uint64_t hand;

@@ -32,6 +32,7 @@ struct exdb;
 struct exdb_worker;
 struct exdb_layout;
 struct exdb_scan;
+struct exdb_freeze;
 
 enum exdb_type {
 	EXDB_INT32 = 1,
@@ -81,6 +82,12 @@ struct exdb_stats {
 	uint32_t workers;
 };
 
+struct exdb_freeze_stats {
+	uint64_t pages;
+	uint64_t copied;
+	uint64_t nanoseconds;
+};
+
 struct exdb_vector {
 	void *values;
 	uint8_t *valid;
@@ -99,6 +106,19 @@ struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index);
 uint64_t exdb_error_page(const struct exdb_worker *w);
 int exdb_checkpoint(struct exdb_worker *w);
 int exdb_stats(struct exdb *db, struct exdb_stats *stats);
+
+/*
+ * Keep the pages that are resident as they are, until thaw.  Half the pool is left
+ * to copies meanwhile, so that writers do not run it dry.  -EBUSY while there is
+ * another, -ENOBUFS if too many pages are latched.  Thaw before exdb_close.
+ */
+int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out);
+void exdb_thaw(struct exdb_freeze *freeze);
+/* Ascending; @pages has room for exdb_freeze_stats.pages numbers. */
+void exdb_freeze_pages(const struct exdb_freeze *freeze, uint64_t *pages);
+/* One page, by copy; -ENOENT if it was not resident. */
+int exdb_freeze_read(const struct exdb_freeze *freeze, uint64_t page, void *out);
+int exdb_freeze_stats(const struct exdb_freeze *freeze, struct exdb_freeze_stats *stats);
 
 int exdb_probe(const void *page);
 

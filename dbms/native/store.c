@@ -42,6 +42,7 @@ static int open_region(struct exdb *db, const struct exdb_config *config)
 		.interfaces = config->workers,
 		.region_pages = config->region_pages,
 		.pool_pages = config->pool_pages,
+		.flags = EXMAP_SNAPSHOTS,
 		.backing_fd = config->backing_fd,
 	};
 

@@ -1,0 +1,99 @@
+"""The resident pages of a database as they were at one moment."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmapdb._core import ffi, lib
+from exmapdb.errors import StorageError
+
+__all__ = ["FreezeStats", "Frozen"]
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeStats:
+    """What a freeze has cost so far.
+
+    pages: resident at that moment.  copied: frames copied for it; the posix backend copies all at once,
+    the kernel those that writers change.  microseconds: that taking the snapshot took.
+    """
+
+    pages: int
+    copied: int
+    microseconds: float
+
+
+class Frozen:
+    """Pages as they were; a context manager that lets go of them. Made by Database.freeze.
+
+    Any thread may read. Close it soon: it holds half the pool.
+    """
+
+    def __init__(self, handle: Any, error: Callable[[int, int], StorageError]) -> None:
+        self._handle = handle
+        self._error = error
+        self._lock = threading.Lock()
+        self._pages = np.empty(self.stats().pages, np.uint64)
+        lib.exdb_freeze_pages(handle, ffi.from_buffer("uint64_t[]", self._pages))
+        self._pages.flags.writeable = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Return whether it has been closed, by itself or with its database."""
+        return self._handle is None
+
+    @property
+    def pages(self) -> NDArray[np.uint64]:
+        """Return the numbers of the pages that were resident, ascending; read-only."""
+        return self._pages
+
+    def page(self, number: int) -> bytes:
+        """Return a copy of a page's 4096 bytes.
+
+        KeyError if it was not resident, ValueError after close, StorageError.
+        """
+        out = ffi.new("char[]", lib.EXDB_PAGE_SIZE)
+        with self._lock:
+            code = lib.exdb_freeze_read(self._open(), number, out)
+        if code == -errno.ENOENT:
+            raise KeyError(f"page {number} was not resident")
+        if code:
+            raise self._error(code, number)
+        return bytes(ffi.buffer(out))
+
+    def stats(self) -> FreezeStats:
+        """Return what it has cost so far. ValueError after close, StorageError."""
+        raw = ffi.new("struct exdb_freeze_stats *")
+        with self._lock:
+            code = lib.exdb_freeze_stats(self._open(), raw)
+        if code:
+            raise self._error(code, 0)
+        return FreezeStats(raw.pages, raw.copied, raw.nanoseconds / 1000)
+
+    def close(self) -> None:
+        """Give the frames back; again does nothing."""
+        with self._lock:
+            if self._handle is not None:
+                lib.exdb_thaw(self._handle)
+            self._handle = None
+
+    def _open(self) -> Any:
+        if self._handle is None:
+            raise ValueError("the frozen pages are closed")
+        return self._handle
