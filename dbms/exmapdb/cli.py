@@ -146,12 +146,21 @@ def print_demo(result: DemoResult) -> None:
             *(f"{n:,}" for n in counts),
         )
     console.print(grid)
+    if result.snapshot is not None:
+        s = result.snapshot
+        columns = ("freeze, µs", "pages frozen", "copied", "changed", "rows rewritten", "compared")
+        grid = make_grid("Frozen pages, while a writer deletes and reinserts rows", *columns)
+        counts = (s.pages, s.copied, s.changed, s.rows, s.comparisons)
+        grid.add_row(f"{s.microseconds:,.0f}", *(f"{n:,}" for n in counts))
+        console.print(grid)
     grid = make_grid("Departures by carrier", "carrier", "flights", "departed", "mean delay, min")
     for name, carrier in result.carriers.items():
         mean = "-" if carrier.mean_delay is None else f"{carrier.mean_delay:.2f}"
         grid.add_row(name, f"{carrier.flights:,}", f"{carrier.departed:,}", mean)
     console.print(grid)
-    grid = make_grid("Checked against the source", "check", "compared", "result")
+    grid = make_grid(
+        "Checked against the source, the snapshot against the file", "check", "compared", "result"
+    )
     for check in result.checks:
         grid.add_row(check.name, f"{check.compared:,}", "[green]ok[/]" if check.ok else "[red]WRONG[/]")
     console.print(grid)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from exmapdb import flights
 from exmapdb.database import Backend, Database, Stats, open_database
+from exmapdb.demo_snapshot import SnapshotResult, run_snapshot
 from exmapdb.flights import Carrier, Truth
 from exmapdb.table import Table
 
@@ -96,6 +97,7 @@ class DemoResult:
     phases: list[Phase] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     carriers: dict[str, Carrier] = field(default_factory=dict)
+    snapshot: SnapshotResult | None = None
 
     @property
     def verdict(self) -> str:
@@ -223,6 +225,7 @@ class Demo:
             low, high = time_range(keys)
             scanned = self._scan(database, table, low, high, result)
             result.carriers = self._aggregate(database, table, result)
+            self._snapshot(database, table, result)
         truth = self._truth(sample, low, high, len(keys))
         result.checks += [
             check_rows(truth, result.rows),
@@ -281,6 +284,20 @@ class Demo:
             self._reporter.advance(rows)
         result.phases.append(watch.stop("aggregate", "rows", rows))
         return dict(sorted(totals.items()))
+
+    def _snapshot(self, database: Database, table: Table, result: DemoResult) -> None:
+        """Compare frozen pages with what they were, while a writer changes the table."""
+        watch = Stopwatch(database)
+        snapshot = run_snapshot(
+            database,
+            table,
+            result.rows,
+            lambda total: self._reporter.start("snapshot", total),
+            self._reporter.advance,
+        )
+        result.snapshot = snapshot
+        result.phases.append(watch.stop("snapshot", "rows", 2 * snapshot.rows))
+        result.checks.append(Check("snapshot", snapshot.comparisons, snapshot.problem))
 
     def _truth(self, sample: NDArray[np.int64], low: np.datetime64, high: np.datetime64, rows: int) -> Truth:
         self._reporter.start("check", rows)

