@@ -637,6 +637,16 @@ void exmap_view_exit(void);
 struct file *exmap_view_open(struct exmap_snapshot *snap);
 void exmap_view_unmap(struct exmap_snapshot *snap, u64 nr);
 
+/* selftest/selftest.c */
+#ifdef CONFIG_DEBUG_VM
+int exmap_selftest(void);
+#else
+static inline int exmap_selftest(void)
+{
+	return 0;
+}
+#endif
+
 /* backing.c */
 int exmap_backing_open(int fd, struct file **backing);
 u64 exmap_backing_pages(const struct exmap_region *region);

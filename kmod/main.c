@@ -418,6 +418,9 @@ static int __init exmap_init(void)
 		pr_err("exmap: Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
+	ret = exmap_selftest();
+	if (ret)
+		return ret;
 	ret = exmap_view_init();
 	if (ret)
 		return ret;

@@ -131,6 +131,7 @@ static void unpack_locked(struct exmap_pool *pool)
 	struct exmap_record *record = pool->spares;
 	unsigned int i;
 
+	lockdep_assert_held(&pool->lock);
 	for (i = 0; i < EXMAP_CHUNK_PAGES; i++) {
 		u32 frame = EXMAP_RES_FRAME(record->words[i]);
 
@@ -146,6 +147,14 @@ static void unpack_locked(struct exmap_pool *pool)
 	kfree(record);
 }
 
+static void unpack_all(struct exmap_pool *pool)
+{
+	spin_lock(&pool->lock);
+	while (pool->spares)
+		unpack_locked(pool);
+	spin_unlock(&pool->lock);
+}
+
 /* Take the frames of a record, when somebody needs them: a snapshot ends in no time. */
 void exmap_pool_absorb(struct exmap_pool *pool, struct exmap_record *record)
 {
@@ -159,8 +168,7 @@ void exmap_pool_absorb(struct exmap_pool *pool, struct exmap_record *record)
 /* Take @nr frames off the stack, or none: -ENOMEM.  All interfaces are held. */
 int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr)
 {
-	while (pool->spares)
-		unpack_locked(pool);
+	unpack_all(pool);
 	if (pool->nr_free < nr)
 		return -ENOMEM;
 	pool->nr_free -= nr;
@@ -213,8 +221,7 @@ void exmap_pool_destroy(struct exmap_pool *pool)
 /* A region is dead, and only snapshots will ever use its frames: give the others back. */
 void exmap_pool_trim(struct exmap_pool *pool)
 {
-	while (pool->spares)
-		unpack_locked(pool);
+	unpack_all(pool);
 	while (pool->nr_free) {
 		u32 frame = pool->free[--pool->nr_free];
 
@@ -268,8 +275,7 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr)
 /* -EBUSY if fewer than @nr frames are free; all interfaces are held. */
 static int take_frames(struct exmap_pool *pool, u32 nr, struct list_head *pages)
 {
-	while (pool->spares)
-		unpack_locked(pool);
+	unpack_all(pool);
 	if (pool->nr_free < nr)
 		return -EBUSY;
 	while (nr--) {
