@@ -78,7 +78,7 @@ static int look_up(struct exmap_snapshot *snap, u64 index, unsigned int nr,
 	block->nr = min3((u64)nr, (u64)EXMAP_CHUNK_PAGES - first, snap->nr_pages - index);
 	if (!chunk) {
 		memset(block->words, 0, block->nr * sizeof(*block->words));
-		return 0;
+		return READ_ONCE(snap->broken) ? -ENODATA : 0;
 	}
 	rcu_read_lock();
 	spin_lock(&chunk->lock);

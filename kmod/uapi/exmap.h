@@ -574,7 +574,8 @@ struct exmap_snapshot_pages {
  * @bitmap: address of @count bits (whole bytes are written)
  *
  * Sets the bits of pages that were written, freed, or mapped anew between the
- * two.  (A page that was written with what it held before counts as different.)
+ * two.  A page that was written with what it held before counts as different,
+ * and so may up to eight neighbours of a page that was written.
  * Errors: EXDEV if they belong to different regions; EBADF; EINVAL; EFAULT;
  * ENODATA if one is broken; EINTR.
  */
