@@ -275,3 +275,19 @@ def test_a_mounted_disk_is_refused_even_if_forced(disk: str) -> None:
 def test_a_disk_is_open_once(disk: str) -> None:
     with exmapdb.open(disk, backend="kernel"), pytest.raises(exmapdb.DeviceInUseError):
         exmapdb.open(disk, backend="posix")
+
+
+def test_demo_proves_a_snapshot_that_copies_only_what_changes(folder: Path) -> None:
+    done = small_demo("--backend", "kernel", "--device", str(folder / "s.exdb"), "--json")
+    assert done.exit_code == 0, done.stdout
+    snapshot = json.loads(done.stdout)["snapshot"]
+    assert snapshot["changed"] > 0
+    assert snapshot["comparisons"] >= snapshot["pages"] > snapshot["copied"] > 0
+
+
+def test_demo_fails_if_frozen_pages_follow_the_writer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "s.exdb"
+    monkeypatch.setattr(exmapdb.Frozen, "page", lambda frozen, page: path.read_bytes()[page * PAGE :][:PAGE])
+    done = small_demo("--backend", "kernel", "--device", str(path))
+    assert done.exit_code == 1
+    assert "snapshot: page" in done.stdout.splitlines()[-1]
