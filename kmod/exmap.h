@@ -627,7 +627,7 @@ u32 exmap_snapshot_resolve(struct exmap_snapshot *snap, u64 nr, unsigned int i);
 struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp);
 void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_record **record);
 int exmap_snapshot_unshare(struct exmap_op *op, u64 page);
-bool exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old);
+int exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old);
 void exmap_snapshot_leave_chunk(struct exmap_region *region, u64 nr,
 				void (*drop)(struct exmap_region *region, u64 page, u32 *word));
 

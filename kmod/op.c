@@ -338,8 +338,9 @@ static noinline bool free_shared(struct exmap_op *op, struct exmap_walk *walk, u
 				 u32 old)
 {
 	struct exmap_interface *itf = op->itf;
+	int gained = exmap_snapshot_keep(op->region, walk, page, old);
 
-	if (!exmap_snapshot_keep(op->region, walk, page, old))
+	if (gained < 0)
 		return false;
 	/* not to be mapped anew before a flush */
 	WRITE_ONCE(*word, EXMAP_RES_BUSY);
@@ -347,7 +348,7 @@ static noinline bool free_shared(struct exmap_op *op, struct exmap_walk *walk, u
 		settle(op);
 	itf->moved[itf->nr_moved++] = page;
 	itf->counts.mapped--;
-	itf->counts.snapshot++;
+	itf->counts.snapshot += gained;
 	itf->counts.frees++;
 	return true;
 }

@@ -56,14 +56,17 @@ static void unmap_page(struct exmap_region *region, struct exmap_walk *walk, u64
 {
 	struct exmap_counts *counts = &region->ctl->counts;
 	u32 *word = exmap_walk_word(walk, page);
+	int gained = -ENOENT;
 
 	exmap_pte_clear(walk, page);	/* also of the zero page */
 	if (!EXMAP_RES_MAPPED(*word) || region->dead)
 		return;
 	counts->mapped--;
-	if ((*word & EXMAP_RES_SNAPSHOT) && exmap_snapshot_keep(region, walk, page, *word)) {
+	if (*word & EXMAP_RES_SNAPSHOT)
+		gained = exmap_snapshot_keep(region, walk, page, *word);
+	if (gained >= 0) {
 		WRITE_ONCE(*word, 0);
-		counts->snapshot++;
+		counts->snapshot += gained;
 		counts->frees++;
 	} else {
 		quarantine_page(region, page, word);

@@ -322,6 +322,20 @@ out:
 	return ret;
 }
 
+/* A page will not be copied any more: back with the frame that was set aside for it. */
+static int unreserve_one(struct exmap_snapshot *snap)
+{
+	struct exmap_pool *pool = &snap->region->pool;
+	int nr;
+
+	spin_lock(&pool->lock);
+	nr = snap->reserve_all && snap->nr_reserve;
+	if (nr)
+		pool->free[pool->nr_free++] = snap->reserve[--snap->nr_reserve];
+	spin_unlock(&pool->lock);
+	return nr;
+}
+
 /**
  * exmap_snapshot_keep - leave the frame of a page to its snapshot
  * @region: an interface of it is held
@@ -329,31 +343,31 @@ out:
  * @page: its word has EXMAP_RES_SNAPSHOT
  * @old: the word
  *
- * Returns false if nobody shares it any more.  Otherwise the caller sees to the
- * word, and the counts.
+ * Returns -ENOENT if nobody shares it any more.  Otherwise the caller sees to the
+ * word, and the counts: snapshots have gained as many frames as this returns.
  */
-bool exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old)
+int exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old)
 {
 	struct exmap_chunk *chunk = walk->chunk;
 	u32 frame = EXMAP_RES_FRAME(old);
 	struct exmap_record *record;
 	struct exmap_snapshot *snap;
-	bool shared;
+	int gained = -ENOENT;
 
 	rcu_read_lock();
 	spin_lock(&chunk->lock);
 	snap = newest(region, walk->nr);
-	shared = is_shared(snap, walk->nr, page % EXMAP_CHUNK_PAGES);
-	if (shared) {
+	if (is_shared(snap, walk->nr, page % EXMAP_CHUNK_PAGES)) {
 		record = *record_of(snap, walk->nr);
 		record->words[page % EXMAP_CHUNK_PAGES] = frame + 1;
 		record->nr_frames++;
 		/* get_user_pages may have been faster; see exmap_quarantine_drain */
 		record->pinned |= page_ref_count(region->pool.pages[frame]) != 1;
+		gained = 1 - unreserve_one(snap);
 	}
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
-	return shared;
+	return gained;
 }
 
 /**

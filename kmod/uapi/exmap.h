@@ -508,7 +508,7 @@ struct exmap_tune {
  * @count: number of pages, a multiple of EXMAP_CHUNK_PAGES or to the end of the
  *	region
  * @reserve: frames to take out of the pool now, for copies; EXMAP_RESERVE_ALL:
- *	one for each page that is mapped
+ *	one for each page that is mapped, given back as such pages are freed
  *
  * Returns a descriptor (close-on-exec) of the snapshot; see SNAPSHOTS.  Errors:
  * EOPNOTSUPP without EXMAP_SNAPSHOTS in SETUP; EINVAL; EFAULT for a range outside

@@ -318,6 +318,26 @@ CASE(snapshot_reserves_frames_or_refuses)
 	CHECK(!one(&r, 0, EXMAP_OP_ALLOC, 400, 1, 0, NULL));
 }
 
+CASE(snapshot_gives_the_reserve_of_freed_pages_back)
+{
+	struct region r = open_region(CHUNK, CHUNK, 1, EXMAP_SNAPSHOTS, -1);
+	__u64 page;
+	int snap;
+
+	fill(&r, 0, 256, 0);
+	snap = snapshot(&r, 0, CHUNK, EXMAP_RESERVE_ALL);
+	CHECK(snap >= 0 && !counters(&r).free);
+	CHECK(!one(&r, 0, EXMAP_OP_FREE, 0, 50, 0, NULL));
+	CHECK(!madvise(r.mem + 50 * PAGE, 50 * PAGE, MADV_DONTNEED));
+	CHECK(counters(&r).free == 100 && info(snap).reserve == 156 && info(snap).frames == 100);
+	fill(&r, 0, 100, 7);
+	for (page = 100; page < 256; page++)
+		*word_of(r.mem, page) = 7;
+	CHECK(!info(snap).reserve && !info(snap).broken);
+	check_shows(snap, 0, 256, 0);
+	CHECK(!close(snap));
+}
+
 CASE(snapshot_unshare_copies_ahead_of_the_writes)
 {
 	struct region r = open_region(CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
