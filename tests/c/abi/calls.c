@@ -28,10 +28,11 @@ CASE(bad_actions_are_refused)
 	struct region r = open_region(1024, 64, 2, 0, -1);
 
 	FAILS(act(&r, 2, EXMAP_OP_ALLOC, 1, 0), EINVAL);
-	FAILS(act(&r, 0, 4, 1, 0), EINVAL);
+	FAILS(act(&r, 0, EXMAP_OP_UNSHARE + 1, 1, 0), EINVAL);
 	FAILS(act(&r, 0, EXMAP_OP_ALLOC, 513, 0), EINVAL);
 	FAILS(act(&r, 0, EXMAP_OP_ALLOC, 1, EXMAP_FREE_LAZY), EINVAL);
 	FAILS(act(&r, 0, EXMAP_OP_FREE, 1, EXMAP_ALLOC_PROBE), EINVAL);
+	FAILS(act(&r, 0, EXMAP_OP_UNSHARE, 1, EXMAP_FREE_LAZY), EINVAL);
 	FAILS(act(&r, 0, EXMAP_OP_READ, 1, 0), ENODEV);
 	FAILS(act(&r, 0, EXMAP_OP_WRITE, 1, 0), ENODEV);
 	FAILS(ioctl(r.fd, EXMAP_IOCTL_ACTION, NULL), EFAULT);

@@ -185,7 +185,7 @@ CASE(uring_ranges_that_make_no_sense_are_refused)
 	CHECK(range(&ring, &r, AT(0, EXMAP_OP_ALLOC), 1024, PAGE) == -EFAULT);
 	CHECK(range(&ring, &r, AT(0, EXMAP_OP_ALLOC), 1000, 100 * PAGE) == -EFAULT);
 	CHECK(range(&ring, &r, AT(2, EXMAP_OP_ALLOC), 0, PAGE) == -EINVAL);
-	CHECK(range(&ring, &r, AT(0, 4), 0, PAGE) == -EINVAL);
+	CHECK(range(&ring, &r, AT(0, EXMAP_OP_UNSHARE + 1), 0, PAGE) == -EINVAL);
 	CHECK(range(&ring, &r, AT(0, EXMAP_OP_ALLOC) | 1 << 16, 0, PAGE) == -EINVAL);
 	CHECK(range(&ring, &r, AT(0, EXMAP_OP_READ), 0, PAGE) == -ENODEV);
 	CHECK(range(&ring, &r, AT(0, EXMAP_OP_WRITE), 0, PAGE) == -ENODEV);
