@@ -251,3 +251,11 @@ def test_the_suite_takes_its_guest_with_it(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
     finally:
         process.terminate()
+
+
+def test_reports_of_the_boot_are_the_kernels_own() -> None:
+    early = "[    0.003814] BUG: KASAN: wild-memory-access in do_raw_spin_lock+0x122/0x270"
+    booted = "[   44.356635] Run /init as init process"
+    late = "[   50.1] BUG: KASAN: use-after-free in exmap_ioctl+0x1/0x2 [exmap]"
+    assert logscan.complaints([early, booted, late]) == [late]
+    assert logscan.complaints([early]) == [early]
