@@ -195,17 +195,23 @@ def traces_of_the_module() -> list[str]:
 
 
 def free_kib() -> int:
-    """Free memory in KiB, without what the kernel could drop at once."""
+    """Free memory in KiB, without what the kernel could drop at once.
+
+    Pages on the per-CPU lists count as free: since Linux 6.7 these lists grow to an eighth of a
+    zone when many pages are freed at once, and MemFree leaves them out.
+    """
     subprocess.run(["sync"], check=True)
     Path("/proc/sys/vm/drop_caches").write_text("3")
-    match = re.search(r"^MemFree: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    assert match is not None
-    return int(match.group(1))
+    free = re.search(r"^MemFree: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert free is not None
+    lists = re.findall(r"^ +count: +(\d+)$", Path("/proc/zoneinfo").read_text(), re.MULTILINE)
+    assert lists
+    return int(free.group(1)) + 4 * sum(map(int, lists))
 
 
 @pytest.mark.usefixtures("reloaded")
 def test_loading_twenty_times_leaves_nothing_behind() -> None:
-    """Each life has 16 MiB of frames: one that is not returned shows as hundreds of MiB in MemFree.
+    """Each life has 64 MiB of frames: even one that is not returned shows in the memory that is free.
 
     Small objects are looked for per region, see cgroup_loses_not_an_object_to_a_region_that_was_closed
     in tests/c/abi/memory.c, and by kmemleak, which the debug kernel runs when the module is gone.
@@ -215,14 +221,14 @@ def test_loading_twenty_times_leaves_nothing_behind() -> None:
     before = free_kib()
     for _ in range(20):
         assert insmod().returncode == 0
-        with libexmap.Region.open(pages=8192, pool=4096, interfaces=2, backend="kernel") as region:
+        with libexmap.Region.open(pages=32768, pool=16384, interfaces=2, backend="kernel") as region:
             region[0].alloc(range(4000))
             region[0].free(range(1000, 2000), lazy=True)
             assert region.counters.conserved
         done = rmmod()
         assert done.returncode == 0, done.stderr
     assert traces_of_the_module() == []
-    assert before - free_kib() < 16 << 10
+    assert before - free_kib() < 32 << 10
 
 
 @pytest.fixture
