@@ -16,6 +16,11 @@
  *	chunk->lock		what snapshots hold of the chunk
  *	pool->lock		leaf
  *	region->gate		leaf
+ *	exmap_regions_lock	leaf, outside of all: whoever looks for a region takes
+ *				a reference and leaves the list before he uses it
+ *
+ * Netlink requests come with locks of generic netlink, which none of ours is ever
+ * held for; they take the locks of a region in the order above.
  *
  * Nothing allocates memory, touches user memory or waits for I/O under
  * interface->lock or below: mmu notifiers take it, and reclaim calls them.
@@ -34,6 +39,7 @@
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 
 #include "uapi/exmap.h"
 
@@ -260,7 +266,7 @@ struct exmap_interface {
 /**
  * struct exmap_region - what an open file of /dev/exmap stands for
  * @ref: one for each handle
- * @id: for tracepoints and lists
+ * @id: for tracepoints and lists; the list is in the order of ids
  * @node: in exmap_regions
  * @mm: the address space it belongs to (mmgrab)
  * @notifier: registered with @mm from open to the last put
@@ -288,6 +294,13 @@ struct exmap_interface {
  * @backing: file, or NULL
  * @snapshots: oldest first; RCU
  * @snapshots_lock: see the lock order
+ * @pid: of the process that opened it
+ * @device_uid: of the device's inode, through which it was opened
+ * @device_gid: the same
+ * @device_mode: the same
+ * @watch: looks at the pool (netlink.c)
+ * @watched: jiffies of its last run
+ * @pool_low: what it has told last
  */
 struct exmap_region {
 	struct kref ref;
@@ -319,6 +332,13 @@ struct exmap_region {
 	struct file *backing;
 	struct list_head snapshots;
 	struct rw_semaphore snapshots_lock;	/* see above */
+	pid_t pid;
+	kuid_t device_uid;
+	kgid_t device_gid;
+	umode_t device_mode;
+	struct delayed_work watch;
+	unsigned long watched;
+	bool pool_low;
 	struct exmap_pool pool;
 	struct exmap_tlb tlb ____cacheline_aligned;
 };
@@ -401,6 +421,7 @@ enum exmap_flush_reason {
 /* main.c */
 extern struct list_head exmap_regions;
 extern struct mutex exmap_regions_lock;
+extern u32 exmap_regions_seq;
 extern unsigned int exmap_default_threshold;
 extern const struct file_operations exmap_fops;
 
@@ -413,7 +434,7 @@ static inline struct exmap_region *exmap_file_region(struct file *file)
 }
 
 /* region.c */
-struct exmap_region *exmap_region_create(void);
+struct exmap_region *exmap_region_create(const struct inode *device);
 void exmap_region_put(struct exmap_region *region);
 int exmap_region_setup(struct exmap_region *region, const struct exmap_ioctl_setup *setup);
 int exmap_region_resize(struct exmap_region *region, u64 nr_pages);
@@ -616,6 +637,7 @@ int exmap_residency_export_mmap(struct exmap_region *region, struct vm_area_stru
 int exmap_residency_scan(struct exmap_region *region, const struct exmap_scan *scan);
 
 /* snapshot.c */
+extern atomic_t exmap_snapshots_seq;
 struct exmap_snapshot *exmap_snapshot_alloc(struct exmap_region *region,
 					    const struct exmap_snapshot_create *args);
 int exmap_snapshot_freeze(struct exmap_snapshot *snap, u64 frames);
@@ -646,6 +668,20 @@ static inline int exmap_selftest(void)
 	return 0;
 }
 #endif
+
+/* netlink.c */
+int exmap_netlink_init(void);
+void exmap_netlink_exit(void);
+void exmap_netlink_region_init(struct exmap_region *region);
+void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd);
+void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd);
+void exmap_netlink_watch(struct exmap_region *region);
+
+/* A pool with fewer frames than that may be low. */
+static inline u32 exmap_pool_low_mark(const struct exmap_pool *pool)
+{
+	return max(READ_ONCE(pool->total) / 16, 1U);
+}
 
 /* backing.c */
 int exmap_backing_open(int fd, struct file **backing);

@@ -18,7 +18,8 @@
 #include "trace.h"
 
 LIST_HEAD(exmap_regions);
-DEFINE_MUTEX(exmap_regions_lock); /* protects exmap_regions */
+DEFINE_MUTEX(exmap_regions_lock); /* protects exmap_regions and its seq */
+u32 exmap_regions_seq = 1; /* changes of the list, for netlink */
 
 unsigned int exmap_default_threshold = 8192;
 
@@ -41,7 +42,7 @@ static int exmap_open(struct inode *inode, struct file *file)
 
 	if (!handle)
 		return -ENOMEM;
-	handle->own = exmap_region_create();
+	handle->own = exmap_region_create(inode);
 	if (IS_ERR(handle->own)) {
 		int ret = PTR_ERR(handle->own);
 
@@ -424,15 +425,25 @@ static int __init exmap_init(void)
 	ret = exmap_view_init();
 	if (ret)
 		return ret;
+	ret = exmap_netlink_init();
+	if (ret)
+		goto err_view;
 	ret = misc_register(&exmap_device);
 	if (ret)
-		exmap_view_exit();
+		goto err_netlink;
+	return 0;
+
+err_netlink:
+	exmap_netlink_exit();
+err_view:
+	exmap_view_exit();
 	return ret;
 }
 
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	exmap_netlink_exit();
 	exmap_view_exit();
 }
 

@@ -361,6 +361,7 @@ void exmap_pool_push(struct exmap_pool *pool, u32 frame)
 /* Fill an empty cache, with half of what there is at most.  False: pool dry. */
 bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf)
 {
+	bool few;
 	u32 nr;
 
 	lockdep_assert_held(&itf->lock);
@@ -372,8 +373,11 @@ bool exmap_pool_refill(struct exmap_pool *pool, struct exmap_interface *itf)
 	nr = min_t(u32, EXMAP_REFILL_FRAMES, DIV_ROUND_UP(pool->nr_free, 2));
 	pool->nr_free -= nr;
 	memcpy(itf->cache, pool->free + pool->nr_free, nr * sizeof(*itf->cache));
+	few = pool->nr_free < exmap_pool_low_mark(pool);
 	spin_unlock(&pool->lock);
 	itf->nr_cache = nr;
+	if (unlikely(few))
+		exmap_netlink_watch(container_of(pool, struct exmap_region, pool));
 	return nr;
 }
 

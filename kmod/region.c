@@ -11,6 +11,7 @@
 
 #include "exmap.h"
 #include "ptable.h"
+#include "uapi/exmap_netlink.h"
 
 /* All interfaces: nobody maps or unmaps a page until thaw. */
 void exmap_region_freeze(struct exmap_region *region)
@@ -260,14 +261,26 @@ static const struct mmu_notifier_ops notifier_ops = {
 	.release		= notifier_release,
 };
 
+/* Ids rise along the list: a dump goes on after the last one that it has shown. */
+static void add_to_list(struct exmap_region *region)
+{
+	static u32 last_id;
+
+	mutex_lock(&exmap_regions_lock);
+	region->id = ++last_id;
+	list_add_tail(&region->node, &exmap_regions);
+	exmap_regions_seq++;
+	mutex_unlock(&exmap_regions_lock);
+}
+
 /**
  * exmap_region_create - a region without pool and mapping, for this process
+ * @device: the inode through which it is opened
  *
  * Returns a reference, or an ERR_PTR.
  */
-struct exmap_region *exmap_region_create(void)
+struct exmap_region *exmap_region_create(const struct inode *device)
 {
-	static atomic_t last_id;
 	struct exmap_region *region = kzalloc(sizeof(*region), EXMAP_GFP);
 	int ret = -ENOMEM;
 
@@ -281,8 +294,12 @@ struct exmap_region *exmap_region_create(void)
 	INIT_LIST_HEAD(&region->snapshots);
 	init_rwsem(&region->snapshots_lock);
 	exmap_tlb_init(&region->tlb);
-	region->id = atomic_inc_return(&last_id);
 	region->flush_threshold = exmap_default_threshold;
+	region->pid = task_tgid_nr(current);
+	region->device_uid = device->i_uid;
+	region->device_gid = device->i_gid;
+	region->device_mode = device->i_mode;
+	exmap_netlink_region_init(region);
 	region->ctl = exmap_interface_create();
 	if (!region->ctl)
 		goto err_region;
@@ -294,9 +311,7 @@ struct exmap_region *exmap_region_create(void)
 		goto err_ctl;
 	mmgrab(region->mm);
 
-	mutex_lock(&exmap_regions_lock);
-	list_add_tail(&region->node, &exmap_regions);
-	mutex_unlock(&exmap_regions_lock);
+	add_to_list(region);
 	return region;
 
 err_ctl:
@@ -349,11 +364,15 @@ static void region_release(struct kref *ref)
 
 	mutex_lock(&exmap_regions_lock);
 	list_del(&region->node);
+	exmap_regions_seq++;
 	mutex_unlock(&exmap_regions_lock);
 
 	uncharge(region);
 	/* runs notifier_release if the address space is still there */
 	mmu_notifier_unregister(&region->notifier, region->mm);
+	cancel_delayed_work_sync(&region->watch);
+	if (region->interfaces)
+		exmap_netlink_region_event(region, EXMAP_GENL_CMD_REGION_GONE);
 	exmap_pool_destroy(&region->pool);
 	destroy_interfaces(region->interfaces, region->nr_interfaces);
 	exmap_interface_destroy(region->ctl);
@@ -477,6 +496,8 @@ int exmap_region_setup(struct exmap_region *region, const struct exmap_ioctl_set
 		return -EINTR;
 	ret = setup_locked(region, setup);
 	mutex_unlock(&region->setup);
+	if (!ret)
+		exmap_netlink_region_event(region, EXMAP_GENL_CMD_REGION_CREATED);
 	return ret;
 }
 

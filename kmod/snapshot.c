@@ -42,9 +42,12 @@
 #include "exmap.h"
 #include "ptable.h"
 #include "trace.h"
+#include "uapi/exmap_netlink.h"
 
 #define SAME	EXMAP_RES_SNAPSHOT
 #define EXMAP_COPY_AHEAD	8u	/* pages */
+
+atomic_t exmap_snapshots_seq = ATOMIC_INIT(0); /* changes of the lists, for netlink */
 
 static struct exmap_record all_absent;
 static struct exmap_record all_same = { .words = { [0 ... EXMAP_CHUNK_PAGES - 1] = SAME } };
@@ -544,15 +547,20 @@ static void trim_dead_region(struct exmap_region *region)
 void exmap_snapshot_destroy(struct exmap_snapshot *snap)
 {
 	struct exmap_region *region = snap->region;
+	bool frozen;
 
 	down_write(&region->snapshots_lock);
-	if (!list_empty(&snap->node)) {
+	frozen = !list_empty(&snap->node);
+	if (frozen) {
 		detach(snap);
 		list_del_rcu(&snap->node);
+		atomic_inc(&exmap_snapshots_seq);
 	}
 	give_reserve(snap);
 	trim_dead_region(region);
 	up_write(&region->snapshots_lock);
+	if (frozen)
+		exmap_netlink_snapshot_event(snap, EXMAP_GENL_CMD_SNAPSHOT_GONE);
 	call_rcu(&snap->rcu, free_snapshot);
 	exmap_region_put(region);
 }
@@ -578,6 +586,7 @@ void exmap_snapshot_break(struct exmap_region *region, u64 nr)
 		detach(snap);
 		give_reserve(snap);
 		trace_exmap_snapshot_broken(region->id, snap->id);
+		exmap_netlink_snapshot_event(snap, EXMAP_GENL_CMD_SNAPSHOT_BROKEN);
 	}
 	up_write(&region->snapshots_lock);
 }
@@ -675,6 +684,7 @@ static int freeze_locked(struct exmap_snapshot *snap, struct exmap_record **reco
 		ret = -EAGAIN;
 	} else {
 		list_add_tail_rcu(&snap->node, &region->snapshots);
+		atomic_inc(&exmap_snapshots_seq);
 		freeze_chunks(snap, record);
 		exmap_tlb_flush(region, &region->ctl->counts, EXMAP_FLUSH_SNAPSHOT);
 	}
@@ -823,5 +833,7 @@ int exmap_snapshot_freeze(struct exmap_snapshot *snap, u64 frames)
 			ret = freeze(snap, &record);
 	} while (ret == -EAGAIN);
 	kfree(record);
+	if (!ret)
+		exmap_netlink_snapshot_event(snap, EXMAP_GENL_CMD_SNAPSHOT_CREATED);
 	return ret;
 }

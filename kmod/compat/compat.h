@@ -11,6 +11,7 @@
 #include <linux/sched/mm.h>
 #include <linux/uio.h>
 #include <linux/version.h>
+#include <net/genetlink.h>
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
 static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
@@ -119,6 +120,16 @@ static inline int exmap_uring_result(struct io_uring_cmd *cmd, int ret, unsigned
 	}
 #endif
 	return ret;
+}
+
+/* 7288dd2fd488: a dump has a struct genl_info */
+static inline struct nlattr **exmap_genl_dump_attrs(struct netlink_callback *cb)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+	return genl_dumpit_info(cb)->attrs;
+#else
+	return genl_info_dump(cb)->attrs;
+#endif
 }
 
 /*

@@ -1,0 +1,109 @@
+"""What the kernel tells, as values.  Sizes are in pages of 4096 bytes, or frames, which is the same."""
+
+from dataclasses import dataclass
+
+__all__ = ["Event", "Interface", "Pool", "Region", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A region; its counters are sums over its interfaces since SETUP.
+
+    `pid` is the process that opened it, in the initial namespace. Before SETUP `interfaces` is 0.
+    """
+
+    region: int
+    pid: int
+    setup_flags: int
+    pages: int
+    backing_pages: int
+    interfaces: int
+    snapshots: int
+    flush_threshold: int
+    quarantine_limit: int
+    dead: bool
+    allocs: int
+    frees: int
+    reads: int
+    writes: int
+    faults: int
+    rescues: int
+    flushes: int
+    flushes_ranged: int
+    flush_ipis: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface of a region, and what it has done; INTERFACE_CONTROL is the module's own.
+
+    `free` counts the frames that it keeps, `ring` the entries of its quarantine.
+    """
+
+    region: int
+    interface: int
+    free: int
+    ring: int
+    allocs: int
+    frees: int
+    reads: int
+    writes: int
+    faults: int
+    rescues: int
+    flushes: int
+    flushes_ranged: int
+    flush_ipis: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Where all frames of a region are at one moment."""
+
+    region: int
+    pool_pages: int
+    free: int
+    mapped: int
+    quarantine: int
+    busy: int
+    snapshot_frames: int
+    pinned: int
+    low: bool
+
+    @property
+    def conserved(self) -> bool:
+        """Tell whether every frame is in exactly one place."""
+        return self.pool_pages == self.free + self.mapped + self.quarantine + self.busy + self.snapshot_frames
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot of pages `start` to `start + count` of a region."""
+
+    region: int
+    snapshot: int
+    start: int
+    count: int
+    reserve: int
+    frames: int
+    broken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened; what does not apply is None.
+
+    `event` is one of region_created, region_gone, pool_low, pool_recovered, snapshot_created,
+    snapshot_broken and snapshot_gone.
+    """
+
+    event: str
+    region: int
+    pid: int
+    interfaces: int | None = None
+    pool_pages: int | None = None
+    available: int | None = None
+    snapshot: int | None = None
+    start: int | None = None
+    count: int | None = None

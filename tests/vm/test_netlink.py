@@ -1,0 +1,563 @@
+"""The generic netlink family, through its client. Runs as root in the guest."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import mmap
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exmap_netlink import (
+    EVENT_INTERVAL,
+    FAMILY,
+    INTERFACE_CONTROL,
+    Client,
+    Command,
+    Event,
+    Events,
+    NetlinkFailed,
+)
+from exmap_netlink.client import ExmapMessage
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.generic import GenericNetlinkSocket
+
+import libexmap
+
+DEVICE = Path("/dev/exmap")
+NOBODY = 65534
+GROUP = 4242
+MANY = 200
+PAGE = mmap.PAGESIZE
+FAULT_ALLOC, SNAPSHOTS = 2, 16
+NETLINK_GENERIC = 16
+IOCTL_SETUP, IOCTL_SNAPSHOT = 0x40186B01, 0x40406B16
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with Client() as opened:
+        opened.set_event_interval(EVENT_INTERVAL)
+        yield opened
+
+
+def open_region(pool: int = 256, interfaces: int = 2) -> libexmap.Region:
+    return libexmap.Region.open(pages=4096, pool=pool, interfaces=interfaces, backend="kernel")
+
+
+def ours(client: Client) -> int:
+    """The id of the newest region of this process."""
+    return max(region.region for region in client.regions() if region.pid == os.getpid())
+
+
+class SnapshotRegion:
+    """A region with snapshots, whose pages come by touching them."""
+
+    def __init__(self, pages: int, pool: int) -> None:
+        self.pages = pages
+        self.fd = os.open(DEVICE, os.O_RDWR)
+        fcntl.ioctl(self.fd, IOCTL_SETUP, struct.pack("=iiQQ", -1, 1, pool, FAULT_ALLOC | SNAPSHOTS))
+        self.memory = mmap.mmap(self.fd, pages * PAGE, mmap.MAP_SHARED)
+
+    def write(self, count: int) -> None:
+        for page in range(count):
+            self.memory[page * PAGE] = 1
+
+    def snapshot(self, reserve: int = 0) -> int:
+        return fcntl.ioctl(
+            self.fd, IOCTL_SNAPSHOT, struct.pack("=QQQQ4Q", 0, 0, self.pages, reserve, 0, 0, 0, 0)
+        )
+
+    def close(self) -> None:
+        self.memory.close()
+        os.close(self.fd)
+
+
+@contextlib.contextmanager
+def device_of(group: int) -> Iterator[None]:
+    os.chown(DEVICE, 0, group)
+    try:
+        yield
+    finally:
+        os.chown(DEVICE, 0, 0)
+
+
+def as_user(groups: list[int], ask: Callable[[], Any]) -> Any:
+    """What a function returns, or the errno of its OSError, when nobody, in these groups, runs it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer: Any = "failed"
+        with contextlib.suppress(BaseException):
+            os.setgroups(groups)
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            try:
+                answer = ask()
+            except OSError as error:
+                answer = errno.errorcode[error.errno or 0]
+        os.write(writer, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as results:
+        answer = json.loads(results.read())
+    os.waitpid(child, 0)
+    return answer
+
+
+def family_number() -> int:
+    with GenericNetlinkSocket() as sock:
+        sock.bind(FAMILY, ExmapMessage)
+        return int(sock.prid)
+
+
+def start_dump(family: int, command: Command = Command.REGION_GET) -> socket.socket:
+    """A dump that has been begun, and that nobody reads on."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
+    header = struct.pack("=IHHIIBBH", 20, family, NLM_F_REQUEST | NLM_F_DUMP, 1, 0, command, 1, 0)
+    sock.sendto(header, (0, 0))
+    return sock
+
+
+def read_some(sock: socket.socket) -> list[tuple[int, int, int]]:
+    """Type, flags and first attribute (the region) of the next messages; pyroute2 is slow for hundreds."""
+    data = sock.recv(1 << 20)
+    messages = []
+    while data:
+        length, kind, flags = struct.unpack_from("=IHH", data)
+        first = struct.unpack_from("=I", data, 24)[0] if length >= 28 else 0
+        messages.append((kind, flags, first))
+        data = data[(length + 3) & ~3 :]
+    return messages
+
+
+def dump(family: int, command: Command = Command.REGION_GET) -> tuple[list[int], bool]:
+    """The regions of a dump, in its order, and whether it was interrupted."""
+    messages: list[tuple[int, int, int]] = []
+    with start_dump(family, command) as sock:
+        while not messages or messages[-1][0] != NLMSG_DONE:
+            messages += read_some(sock)
+    regions = [first for kind, _, first in messages if kind == family]
+    assert len(regions) == len(messages) - 1
+    return regions, any(flags & NLM_F_DUMP_INTR for _, flags, _ in messages)
+
+
+def test_a_region_is_what_its_owner_says(client: Client) -> None:
+    with open_region() as owner:
+        owner[0].alloc(range(100))
+        owner[1].alloc(range(1000, 1050))
+        owner[1].free(range(1000, 1020), lazy=True)
+        region = client.region(ours(client))
+        assert (region.pid, region.pages, region.interfaces) == (os.getpid(), 4096, 2)
+        assert region.flush_threshold == owner.info.flush_threshold
+        for name in ("allocs", "frees", "reads", "writes", "faults", "rescues", "flushes", "flush_ipis"):
+            assert getattr(region, name) == getattr(owner.counters, name), name
+        assert (region.allocs, region.frees, region.snapshots, region.dead) == (150, 20, 0, False)
+
+
+def test_the_interfaces_counters_sum_up_to_the_regions(client: Client) -> None:
+    with open_region() as owner:
+        owner[0].alloc(range(100))
+        owner[1].alloc(range(1000, 1050))
+        owner[1].free(range(1000, 1020), lazy=True)
+        region = client.region(ours(client))
+        interfaces = client.interfaces(region.region)
+        assert [itf.interface for itf in interfaces] == [0, 1, INTERFACE_CONTROL]
+        assert [(itf.allocs, itf.frees, itf.ring) for itf in interfaces] == [
+            (100, 0, 0),
+            (50, 20, 20),
+            (0, 0, 0),
+        ]
+        for name in ("allocs", "frees", "flushes", "flushes_ranged", "flush_ipis"):
+            assert sum(getattr(itf, name) for itf in interfaces) == getattr(region, name), name
+        for interface in interfaces:
+            assert client.interface(region.region, interface.interface) == interface
+
+
+def test_a_pool_is_conserved_at_every_moment(client: Client) -> None:
+    with open_region() as owner:
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                owner[0].alloc(range(200))
+                owner[0].free(range(200), lazy=True)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            number = ours(client)
+            pools = [client.pool(number) for _ in range(200)]
+        finally:
+            stop.set()
+            thread.join()
+        assert all(pool.conserved and pool.pool_pages == 256 for pool in pools)
+        assert len({(pool.mapped, pool.quarantine) for pool in pools}) > 1
+
+
+def test_a_region_before_setup_has_no_pool_and_no_interfaces(client: Client) -> None:
+    fd = os.open(DEVICE, os.O_RDWR)
+    try:
+        number = ours(client)
+        assert client.region(number).interfaces == 0
+        assert client.interfaces(number) == []
+        assert number not in [pool.region for pool in client.pools()]
+        with pytest.raises(NetlinkFailed) as raised:
+            client.pool(number)
+        assert raised.value.errno == errno.ENOENT
+    finally:
+        os.close(fd)
+
+
+def test_a_dump_has_each_lasting_region_once_while_others_come_and_go(client: Client) -> None:
+    """Whatever is closed in between was neither here before nor stays."""
+    family = family_number()
+    lasting = [os.open(DEVICE, os.O_RDWR) for _ in range(MANY)]
+    numbers, interrupted = dump(family)
+    assert (len(numbers), interrupted) == (MANY, False)
+    churn = os.fork()
+    if churn == 0:
+        while True:
+            for fd in [os.open(DEVICE, os.O_RDWR) for _ in range(3)]:
+                os.close(fd)
+    try:
+        dumps = [dump(family) for _ in range(100)]
+    finally:
+        os.kill(churn, signal.SIGKILL)
+        os.waitpid(churn, 0)
+    for found, _ in dumps:
+        assert found == sorted(set(found))
+        assert set(numbers) <= set(found)
+    assert any(interrupted for _, interrupted in dumps)
+    assert dump(family) == (numbers, False)
+    for fd in lasting:
+        os.close(fd)
+    assert dump(family) == ([], False)
+
+
+def test_a_dump_of_interfaces_resumes_within_a_region(client: Client) -> None:
+    with open_region(interfaces=200), open_region(interfaces=150):
+        first, second = (region.region for region in client.regions())
+        assert dump(family_number(), Command.INTERFACE_GET) == ([first] * 201 + [second] * 151, False)
+        assert len({itf.interface for itf in client.interfaces(second)}) == 151
+
+
+def test_settings_change_the_region_and_all_or_nothing(client: Client) -> None:
+    with open_region() as owner:
+        number = ours(client)
+        client.set(number, flush_threshold=77, pool_pages=300)
+        assert (owner.info.flush_threshold, owner.counters.total) == (77, 300)
+        owner[0].alloc(range(280))
+        with pytest.raises(NetlinkFailed) as raised:
+            client.set(number, flush_threshold=99, pool_pages=100)
+        assert raised.value.errno == errno.EBUSY
+        assert (owner.info.flush_threshold, owner.counters.total) == (77, 300)
+        client.set(number, pool_pages=290)
+        assert owner.counters.total == 290
+
+
+def locked_kib(pid: int) -> int:
+    match = re.search(r"VmLck:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match.group(1))
+
+
+def test_the_owner_is_charged_for_a_pool_that_an_administrator_has_grown(client: Client) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            region = open_region()
+            os.write(writer, b"!")
+            signal.pause()
+            region.close()
+        os._exit(1)
+    try:
+        assert os.read(reader, 1) == b"!"
+        number = next(region.region for region in client.regions() if region.pid == child)
+        before = locked_kib(child), locked_kib(os.getpid())
+        client.set(number, pool_pages=256 + 1000)
+        assert (locked_kib(child), locked_kib(os.getpid())) == (before[0] + 4000, before[1])
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
+
+
+def ask_regions() -> list[int]:
+    with Client() as client:
+        return [region.region for region in client.regions()]
+
+
+def test_the_devices_group_may_read_and_others_may_not(client: Client) -> None:
+    with device_of(GROUP), open_region():
+        number = ours(client)
+        assert as_user([GROUP], ask_regions) == [number]
+        assert as_user([], ask_regions) == "EACCES"
+
+        def ask_one() -> int:
+            with Client() as own:
+                return own.region(number).region
+
+        assert as_user([GROUP], ask_one) == number
+        assert as_user([], ask_one) == "EACCES"
+
+
+def test_the_device_as_it_was_when_the_region_was_opened_decides(client: Client) -> None:
+    with device_of(GROUP):
+        hers = open_region()
+    number = ours(client)
+    with open_region():
+        assert as_user([GROUP], ask_regions) == [number]
+        assert len(ask_regions()) == 2
+    hers.close()
+
+
+def test_who_opened_the_socket_decides(client: Client) -> None:
+    """As with a file: privileges given up later take nothing back."""
+    with open_region():
+        number = ours(client)
+        assert as_user([], lambda: [region.region for region in client.regions()]) == [number]
+
+
+def test_settings_are_refused_without_privilege(client: Client) -> None:
+    with device_of(GROUP), open_region() as owner:
+        number = ours(client)
+
+        def tune() -> None:
+            with Client() as own:
+                own.set(number, flush_threshold=5)
+
+        def set_interval() -> None:
+            with Client() as own:
+                own.set_event_interval(100)
+
+        before = owner.info.flush_threshold
+        for groups in ([], [GROUP]):
+            assert as_user(groups, tune) == "EPERM"
+            assert as_user(groups, set_interval) == "EPERM"
+        # not even with the socket of root
+        assert as_user([], lambda: client.set(number, flush_threshold=5)) == "EPERM"
+        assert as_user([GROUP], lambda: Events().close()) == "EPERM"
+        assert (owner.info.flush_threshold, client.event_interval()) == (before, EVENT_INTERVAL)
+
+
+class WrongTypes(ExmapMessage):
+    """Attributes that are too short, and one that does not exist."""
+
+    nla_map = (
+        *(
+            (name, {"uint32": "uint16", "uint64": "uint32"}.get(kind, kind))
+            for name, kind in ExmapMessage.nla_map
+        ),
+        ("EXMAP_GENL_A_UNKNOWN", "uint32"),
+    )
+
+
+def error_of(message: type[ExmapMessage], command: int, flags: int = NLM_F_ACK, **attributes: int) -> int:
+    with GenericNetlinkSocket() as sock:
+        sock.bind(FAMILY, message)
+        request = message()
+        request["cmd"] = command
+        request["version"] = 1
+        request["attrs"] = [(f"EXMAP_GENL_A_{name}", value) for name, value in attributes.items()]
+        try:
+            list(sock.nlm_request(request, msg_type=sock.prid, msg_flags=NLM_F_REQUEST | flags))
+        except NetlinkError as error:
+            return int(error.code)
+    return 0
+
+
+def test_bad_requests_are_refused(client: Client) -> None:
+    with open_region():
+        number = ours(client)
+        good = {"REGION": number}
+        assert error_of(ExmapMessage, Command.REGION_GET, **good) == 0
+        for command in (Command.REGION_GET, Command.POOL_GET, Command.REGION_SET):
+            assert error_of(WrongTypes, command, **good) == errno.EINVAL
+            assert error_of(WrongTypes, command, UNKNOWN=1) == errno.EINVAL
+            assert error_of(ExmapMessage, command) == errno.EINVAL
+        assert error_of(WrongTypes, Command.REGION_GET, NLM_F_DUMP, UNKNOWN=1) == errno.EINVAL
+        assert error_of(ExmapMessage, Command.REGION_GET, **good, POOL_PAGES=5) == errno.EINVAL
+        assert error_of(ExmapMessage, Command.INTERFACE_GET, **good) == errno.EINVAL
+        assert error_of(ExmapMessage, Command.INTERFACE_GET, NLM_F_DUMP, INTERFACE=0) == errno.EINVAL
+        assert error_of(ExmapMessage, Command.SETTINGS_GET, **good) == errno.EINVAL
+        assert error_of(ExmapMessage, Command.REGION_SET, **good) == errno.EINVAL
+        assert error_of(WrongTypes, Command.REGION_SET, POOL_PAGES=5) == errno.EINVAL
+        assert error_of(ExmapMessage, Command.SETTINGS_SET) == errno.EINVAL
+        for command in (Command.REGION_CREATED, 99):
+            assert error_of(ExmapMessage, command, **good) == errno.EOPNOTSUPP
+        for values in (
+            {"FLUSH_THRESHOLD": 0},
+            {"FLUSH_THRESHOLD": 15361},
+            {"POOL_PAGES": 0},
+            {"POOL_PAGES": 1 << 40},
+        ):
+            assert error_of(ExmapMessage, Command.REGION_SET, **good, **values) == errno.ERANGE
+        for interval in (0, 9, 3600001):
+            assert error_of(ExmapMessage, Command.SETTINGS_SET, EVENT_INTERVAL=interval) == errno.ERANGE
+        absent = {"REGION": number + 1000}
+        assert error_of(ExmapMessage, Command.REGION_GET, **absent) == errno.ENOENT
+        assert error_of(ExmapMessage, Command.REGION_GET, NLM_F_DUMP, **absent) == errno.ENOENT
+        assert error_of(ExmapMessage, Command.REGION_SET, **absent, FLUSH_THRESHOLD=5) == errno.ENOENT
+        assert error_of(ExmapMessage, Command.INTERFACE_GET, **good, INTERFACE=2) == errno.ENOENT
+        assert error_of(ExmapMessage, Command.SNAPSHOT_GET, **good, SNAPSHOT=1) == errno.ENOENT
+
+
+def until(events: Events, last: str) -> list[Event]:
+    """The events up to one of a kind; that it does not come within the time limit is a failure."""
+    seen = []
+    for event in events:
+        seen.append(event)
+        if event.event == last:
+            return seen
+    pytest.fail(f"no {last} after {seen}")
+
+
+def test_events_tell_the_life_of_a_region_and_its_pool(client: Client) -> None:
+    client.set_event_interval(100)
+    with Events(timeout=20) as events:
+        with open_region() as owner:
+            number = ours(client)
+            assert until(events, "region_created")[-1] == Event(
+                "region_created", number, os.getpid(), interfaces=2, pool_pages=256
+            )
+            owner[0].alloc(range(250))
+            low = until(events, "pool_low")[-1]
+            assert (low.region, low.pool_pages, low.available) == (number, 256, 6)
+            assert client.pool(number).low
+            owner[0].free(range(250), lazy=True)
+            assert until(events, "pool_recovered")[-1].available == 256
+            assert not client.pool(number).low
+        assert [event.event for event in until(events, "region_gone")] == ["region_gone"]
+
+
+def test_pool_events_of_a_region_are_as_rare_as_the_interval_says(client: Client) -> None:
+    interval = 0.5
+    client.set_event_interval(int(interval * 1000))
+    with Events(timeout=20) as events:
+        with open_region() as owner:
+            begin = time.monotonic()
+            rounds = 0
+            while time.monotonic() - begin < 5:
+                owner[0].alloc(range(256))
+                owner[0].free(range(256))
+                rounds += 1
+            elapsed = time.monotonic() - begin
+        seen = [event.event for event in until(events, "region_gone")]
+    told = [name for name in seen if name.startswith("pool_")]
+    assert rounds > 4 * elapsed / interval
+    assert len(told) <= elapsed / interval + 1
+    assert told == ["pool_low", "pool_recovered"] * (len(told) // 2) + ["pool_low"] * (len(told) % 2)
+
+
+def test_snapshots_are_listed_and_their_events_come(client: Client) -> None:
+    with Events(timeout=20) as events:
+        region = SnapshotRegion(pages=1024, pool=64)
+        number = ours(client)
+        region.write(40)
+        fds = [region.snapshot(), region.snapshot(reserve=5)]
+        older, newer = client.snapshots(number)
+        assert (older.start, older.count, older.reserve, older.broken) == (0, 1024, 0, False)
+        assert newer.reserve == 5
+        assert client.region(number).snapshots == 2
+        region.write(10)
+        assert [snapshot.frames for snapshot in client.snapshots()] == [0, 10]
+        assert client.snapshot(number, newer.snapshot).reserve == 0
+        assert client.pool(number).snapshot_frames == 10
+        region.write(40)
+        assert [snapshot.broken for snapshot in client.snapshots()] == [True, True]
+        for fd in fds:
+            os.close(fd)
+        assert client.snapshots() == []
+        region.close()
+        seen = [event for event in until(events, "region_gone") if event.event.startswith("snapshot_")]
+    names = ["snapshot_created"] * 2 + ["snapshot_broken"] * 2 + ["snapshot_gone"] * 2
+    assert [event.event for event in seen] == names
+    assert [event.snapshot for event in seen] == [older.snapshot, newer.snapshot] * 3
+    assert {(event.region, event.start, event.count) for event in seen} == {(number, 0, 1024)}
+
+
+def module(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def reloaded() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if "exmap" not in Path("/proc/modules").read_text().split():
+            assert module("insmod", os.environ["EXMAP_KO"]).returncode == 0
+        for _ in range(500):
+            if DEVICE.exists():
+                break
+            time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("reloaded")
+def test_a_dump_that_has_not_ended_holds_the_module_and_nothing_else() -> None:
+    fds = [os.open(DEVICE, os.O_RDWR) for _ in range(MANY)]
+    family = family_number()
+    abandoned, continued = start_dump(family), start_dump(family)
+    first = read_some(continued)
+    assert 0 < len(first) < MANY
+    for fd in fds:
+        os.close(fd)
+    assert "in use" in module("rmmod", "exmap").stderr
+    rest: list[tuple[int, int, int]] = []
+    while not rest or rest[-1][0] != NLMSG_DONE:
+        rest += read_some(continued)
+    # what was in the socket's buffer already may still come; the regions that are gone do not
+    assert len(first) + len(rest) < MANY
+    assert "in use" in module("rmmod", "exmap").stderr
+    abandoned.close()
+    done = module("rmmod", "exmap")
+    assert done.returncode == 0, done.stderr
+    continued.close()
+
+
+@pytest.mark.usefixtures("reloaded")
+def test_the_module_comes_and_goes_while_it_is_asked_and_listened_to() -> None:
+    stop = threading.Event()
+    answers: list[int] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError, NetlinkError), Client() as own:
+                while not stop.is_set():
+                    answers.append(len(own.regions()) + len(own.snapshots()))
+
+    def listen() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError, NetlinkError), Events(timeout=0.2) as events:
+                list(events)
+
+    threads = [threading.Thread(target=work) for work in (ask, listen)]
+    for thread in threads:
+        thread.start()
+    try:
+        gone = 0
+        for _ in range(15):
+            gone += module("rmmod", "exmap").returncode == 0
+            module("insmod", os.environ["EXMAP_KO"])
+            with contextlib.suppress(OSError):
+                os.close(os.open(DEVICE, os.O_RDWR))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert gone > 5
+    assert answers
