@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from exmapctl import __version__, doctor, module
+from exmapctl import __version__, doctor, introspect, module
 from exmapctl.bench.cli import bench_app
 from exmapctl.bench.snapshot_cli import snapshot_command
 from exmapctl.errors import ExmapctlError
+from exmapctl.introspect_cli import monitor_command, show_status, snapshot_app, tune_command
 from exmapctl.machine import Machine
 from exmapctl.output import JsonOption, emit
 
@@ -138,9 +139,16 @@ def unload_command(as_json: JsonOption = False) -> None:
 
 @app.command("status")
 def status_command(as_json: JsonOption = False) -> None:
-    """Show the module and its users.
+    """Show the module, its users, and the regions.
 
-    Version, parameters, references, ABI, and the processes that hold /dev/exmap (root sees all of them).
+    Version, parameters, references, ABI, the processes that hold /dev/exmap (root sees all of them), and of
+    the regions that this user may see: pools, how many pages were mapped again out of quarantine (rescued),
+    freed pages for each full TLB flush, snapshots.
     """
     status = module.read_status(Machine.here())
-    emit(as_json, status, "exmap", ("what", "value"), module.status_rows(status))
+    show_status(status, introspect.read_regions_if_permitted() if status.loaded else [], as_json)
+
+
+app.command("monitor")(monitor_command)
+app.command("tune")(tune_command)
+app.add_typer(snapshot_app, name="snapshot")

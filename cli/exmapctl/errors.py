@@ -10,6 +10,7 @@ __all__ = [
     "ModuleLoadedError",
     "ModuleMismatchError",
     "ModuleNotLoadedError",
+    "NotPermittedError",
     "NotRootError",
 ]
 
@@ -25,6 +26,13 @@ class NotRootError(ExmapctlError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} needs root: run it with sudo")
+
+
+class NotPermittedError(ExmapctlError):
+    """Others' regions are not shown to everyone."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} needs membership of the group of /dev/exmap, or root")
 
 
 class ModuleAbsentError(ExmapctlError):

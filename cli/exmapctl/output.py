@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-__all__ = ["JsonOption", "emit", "make_progress", "print_json", "print_table"]
+__all__ = ["JsonOption", "emit", "make_progress", "print_json", "print_table", "to_plain"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
