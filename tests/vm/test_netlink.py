@@ -29,7 +29,7 @@ from exmap_netlink import (
     NetlinkFailed,
 )
 from exmap_netlink.client import ExmapMessage
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
@@ -75,9 +75,8 @@ class SnapshotRegion:
             self.memory[page * PAGE] = 1
 
     def snapshot(self, reserve: int = 0) -> int:
-        return fcntl.ioctl(
-            self.fd, IOCTL_SNAPSHOT, struct.pack("=QQQQ4Q", 0, 0, self.pages, reserve, 0, 0, 0, 0)
-        )
+        wanted = bytearray(struct.pack("=QQQQ32x", 0, 0, self.pages, reserve))
+        return fcntl.ioctl(self.fd, IOCTL_SNAPSHOT, wanted)
 
     def close(self) -> None:
         self.memory.close()
@@ -354,66 +353,81 @@ def test_settings_are_refused_without_privilege(client: Client) -> None:
         assert (owner.info.flush_threshold, client.event_interval()) == (before, EVENT_INTERVAL)
 
 
-class WrongTypes(ExmapMessage):
-    """Attributes that are too short, and one that does not exist."""
-
-    nla_map = (
-        *(
-            (name, {"uint32": "uint16", "uint64": "uint32"}.get(kind, kind))
-            for name, kind in ExmapMessage.nla_map
-        ),
-        ("EXMAP_GENL_A_UNKNOWN", "uint32"),
-    )
+# attributes by their numbers in the header, and their lengths
+REGION, INTERFACE, SNAPSHOT, THRESHOLD, POOL_PAGES, INTERVAL = 2, 3, 4, 11, 14, 39
+WIDE = (POOL_PAGES,)
+UNKNOWN = 60
 
 
-def error_of(message: type[ExmapMessage], command: int, flags: int = NLM_F_ACK, **attributes: int) -> int:
-    with GenericNetlinkSocket() as sock:
-        sock.bind(FAMILY, message)
-        request = message()
-        request["cmd"] = command
-        request["version"] = 1
-        request["attrs"] = [(f"EXMAP_GENL_A_{name}", value) for name, value in attributes.items()]
-        try:
-            list(sock.nlm_request(request, msg_type=sock.prid, msg_flags=NLM_F_REQUEST | flags))
-        except NetlinkError as error:
-            return int(error.code)
-    return 0
+def error_of(command: int, attributes: dict[int, int], flags: int = NLM_F_ACK, cut: int = 0) -> int:
+    """The errno of a request whose attributes are `cut` bytes too short."""
+    payload = b""
+    for number, value in attributes.items():
+        data = value.to_bytes(8 if number in WIDE else 4, "little")
+        data = data[: len(data) - cut]
+        payload += struct.pack("=HH", 4 + len(data), number) + data + bytes(-len(data) % 4)
+    family = family_number()
+    header = struct.pack("=IHHIIBBH", 20 + len(payload), family, NLM_F_REQUEST | flags, 1, 0, command, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as sock:
+        sock.sendto(header + payload, (0, 0))
+        while True:
+            data = sock.recv(1 << 16)
+            while data:
+                length, kind = struct.unpack_from("=IH", data)
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    return -int(struct.unpack_from("=i", data, 16)[0])
+                data = data[(length + 3) & ~3 :]
 
 
-def test_bad_requests_are_refused(client: Client) -> None:
+def test_bad_attributes_are_refused(client: Client) -> None:
     with open_region():
-        number = ours(client)
-        good = {"REGION": number}
-        assert error_of(ExmapMessage, Command.REGION_GET, **good) == 0
-        for command in (Command.REGION_GET, Command.POOL_GET, Command.REGION_SET):
-            assert error_of(WrongTypes, command, **good) == errno.EINVAL
-            assert error_of(WrongTypes, command, UNKNOWN=1) == errno.EINVAL
-            assert error_of(ExmapMessage, command) == errno.EINVAL
-        assert error_of(WrongTypes, Command.REGION_GET, NLM_F_DUMP, UNKNOWN=1) == errno.EINVAL
-        assert error_of(ExmapMessage, Command.REGION_GET, **good, POOL_PAGES=5) == errno.EINVAL
-        assert error_of(ExmapMessage, Command.INTERFACE_GET, **good) == errno.EINVAL
-        assert error_of(ExmapMessage, Command.INTERFACE_GET, NLM_F_DUMP, INTERFACE=0) == errno.EINVAL
-        assert error_of(ExmapMessage, Command.SETTINGS_GET, **good) == errno.EINVAL
-        assert error_of(ExmapMessage, Command.REGION_SET, **good) == errno.EINVAL
-        assert error_of(WrongTypes, Command.REGION_SET, POOL_PAGES=5) == errno.EINVAL
-        assert error_of(ExmapMessage, Command.SETTINGS_SET) == errno.EINVAL
-        for command in (Command.REGION_CREATED, 99):
-            assert error_of(ExmapMessage, command, **good) == errno.EOPNOTSUPP
-        for values in (
-            {"FLUSH_THRESHOLD": 0},
-            {"FLUSH_THRESHOLD": 15361},
-            {"POOL_PAGES": 0},
-            {"POOL_PAGES": 1 << 40},
-        ):
-            assert error_of(ExmapMessage, Command.REGION_SET, **good, **values) == errno.ERANGE
+        good = {REGION: ours(client)}
+        for command in (Command.REGION_GET, Command.POOL_GET):
+            assert error_of(command, good) == 0
+            assert error_of(command, good, NLM_F_DUMP) == 0
+            assert error_of(command, good, cut=1) == errno.EINVAL
+            assert error_of(command, good, NLM_F_DUMP, cut=2) == errno.EINVAL
+            assert error_of(command, {}) == errno.EINVAL
+            assert error_of(command, good | {UNKNOWN: 1}) == errno.EINVAL
+            assert error_of(command, good | {UNKNOWN: 1}, NLM_F_DUMP) == errno.EINVAL
+            assert error_of(command, good | {POOL_PAGES: 5}) == errno.EINVAL
+        assert error_of(Command.INTERFACE_GET, good) == errno.EINVAL
+        assert error_of(Command.INTERFACE_GET, {INTERFACE: 0}, NLM_F_DUMP) == errno.EINVAL
+        assert error_of(Command.SNAPSHOT_GET, good) == errno.EINVAL
+        assert error_of(Command.SETTINGS_GET, {}) == 0
+        assert error_of(Command.SETTINGS_GET, good) == errno.EINVAL
+
+
+def test_bad_settings_are_refused(client: Client) -> None:
+    with open_region() as owner:
+        good = {REGION: ours(client)}
+        assert error_of(Command.REGION_SET, good) == errno.EINVAL
+        assert error_of(Command.REGION_SET, {THRESHOLD: 5}) == errno.EINVAL
+        assert error_of(Command.REGION_SET, good | {THRESHOLD: 5}, cut=1) == errno.EINVAL
+        assert error_of(Command.REGION_SET, good | {THRESHOLD: 5, UNKNOWN: 1}) == errno.EINVAL
+        assert error_of(Command.SETTINGS_SET, {}) == errno.EINVAL
+        for threshold in (0, 15361):
+            assert error_of(Command.REGION_SET, good | {THRESHOLD: threshold}) == errno.ERANGE
+        for pages in (0, (1 << 28) + 1, 1 << 63):
+            assert error_of(Command.REGION_SET, good | {POOL_PAGES: pages}) == errno.ERANGE
         for interval in (0, 9, 3600001):
-            assert error_of(ExmapMessage, Command.SETTINGS_SET, EVENT_INTERVAL=interval) == errno.ERANGE
-        absent = {"REGION": number + 1000}
-        assert error_of(ExmapMessage, Command.REGION_GET, **absent) == errno.ENOENT
-        assert error_of(ExmapMessage, Command.REGION_GET, NLM_F_DUMP, **absent) == errno.ENOENT
-        assert error_of(ExmapMessage, Command.REGION_SET, **absent, FLUSH_THRESHOLD=5) == errno.ENOENT
-        assert error_of(ExmapMessage, Command.INTERFACE_GET, **good, INTERFACE=2) == errno.ENOENT
-        assert error_of(ExmapMessage, Command.SNAPSHOT_GET, **good, SNAPSHOT=1) == errno.ENOENT
+            assert error_of(Command.SETTINGS_SET, {INTERVAL: interval}) == errno.ERANGE
+        assert owner.info.flush_threshold != 5
+        assert owner.counters.total == 256
+
+
+def test_what_does_not_exist_is_not_found(client: Client) -> None:
+    with open_region():
+        good = {REGION: ours(client)}
+        absent = {REGION: ours(client) + 1000}
+        assert error_of(Command.REGION_GET, absent) == errno.ENOENT
+        assert error_of(Command.REGION_GET, absent, NLM_F_DUMP) == errno.ENOENT
+        assert error_of(Command.REGION_SET, absent | {THRESHOLD: 5}) == errno.ENOENT
+        for interface in (2, 3, INTERFACE_CONTROL - 1):
+            assert error_of(Command.INTERFACE_GET, good | {INTERFACE: interface}) == errno.ENOENT
+        assert error_of(Command.SNAPSHOT_GET, good | {SNAPSHOT: 1}) == errno.ENOENT
+        for command in (Command.REGION_CREATED, 99):
+            assert error_of(command, good) == errno.EOPNOTSUPP
 
 
 def until(events: Events, last: str) -> list[Event]:
