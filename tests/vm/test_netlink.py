@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from typing import Any
 import pytest
 from exmap_netlink import (
     EVENT_INTERVAL,
-    FAMILY,
     INTERFACE_CONTROL,
     Client,
     Command,
@@ -28,10 +26,8 @@ from exmap_netlink import (
     Events,
     NetlinkFailed,
 )
-from exmap_netlink.client import ExmapMessage
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.generic import GenericNetlinkSocket
+from netlink_raw import NETLINK_GENERIC, dump, family_number
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
 
 import libexmap
 
@@ -41,7 +37,6 @@ GROUP = 4242
 MANY = 200
 PAGE = mmap.PAGESIZE
 FAULT_ALLOC, SNAPSHOTS = 2, 16
-NETLINK_GENERIC = 16
 IOCTL_SETUP, IOCTL_SNAPSHOT = 0x40186B01, 0x40406B16
 
 
@@ -113,43 +108,6 @@ def as_user(groups: list[int], ask: Callable[[], Any]) -> Any:
         answer = json.loads(results.read())
     os.waitpid(child, 0)
     return answer
-
-
-def family_number() -> int:
-    with GenericNetlinkSocket() as sock:
-        sock.bind(FAMILY, ExmapMessage)
-        return int(sock.prid)
-
-
-def start_dump(family: int, command: Command = Command.REGION_GET) -> socket.socket:
-    """A dump that has been begun, and that nobody reads on."""
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
-    header = struct.pack("=IHHIIBBH", 20, family, NLM_F_REQUEST | NLM_F_DUMP, 1, 0, command, 1, 0)
-    sock.sendto(header, (0, 0))
-    return sock
-
-
-def read_some(sock: socket.socket) -> list[tuple[int, int, int]]:
-    """Type, flags and first attribute (the region) of the next messages; pyroute2 is slow for hundreds."""
-    data = sock.recv(1 << 20)
-    messages = []
-    while data:
-        length, kind, flags = struct.unpack_from("=IHH", data)
-        first = struct.unpack_from("=I", data, 24)[0] if length >= 28 else 0
-        messages.append((kind, flags, first))
-        data = data[(length + 3) & ~3 :]
-    return messages
-
-
-def dump(family: int, command: Command = Command.REGION_GET) -> tuple[list[int], bool]:
-    """The regions of a dump, in its order, and whether it was interrupted."""
-    messages: list[tuple[int, int, int]] = []
-    with start_dump(family, command) as sock:
-        while not messages or messages[-1][0] != NLMSG_DONE:
-            messages += read_some(sock)
-    regions = [first for kind, _, first in messages if kind == family]
-    assert len(regions) == len(messages) - 1
-    return regions, any(flags & NLM_F_DUMP_INTR for _, flags, _ in messages)
 
 
 def test_a_region_is_what_its_owner_says(client: Client) -> None:
@@ -502,76 +460,3 @@ def test_snapshots_are_listed_and_their_events_come(client: Client) -> None:
     assert [event.event for event in seen] == names
     assert [event.snapshot for event in seen] == [older.snapshot, newer.snapshot] * 3
     assert {(event.region, event.start, event.count) for event in seen} == {(number, 0, 1024)}
-
-
-def module(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def reloaded() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if "exmap" not in Path("/proc/modules").read_text().split():
-            assert module("insmod", os.environ["EXMAP_KO"]).returncode == 0
-        for _ in range(500):
-            if DEVICE.exists():
-                break
-            time.sleep(0.01)
-
-
-@pytest.mark.usefixtures("reloaded")
-def test_a_dump_that_has_not_ended_holds_the_module_and_nothing_else() -> None:
-    fds = [os.open(DEVICE, os.O_RDWR) for _ in range(MANY)]
-    family = family_number()
-    abandoned, continued = start_dump(family), start_dump(family)
-    first = read_some(continued)
-    assert 0 < len(first) < MANY
-    for fd in fds:
-        os.close(fd)
-    assert "in use" in module("rmmod", "exmap").stderr
-    rest: list[tuple[int, int, int]] = []
-    while not rest or rest[-1][0] != NLMSG_DONE:
-        rest += read_some(continued)
-    # what was in the socket's buffer already may still come; the regions that are gone do not
-    assert len(first) + len(rest) < MANY
-    assert "in use" in module("rmmod", "exmap").stderr
-    abandoned.close()
-    done = module("rmmod", "exmap")
-    assert done.returncode == 0, done.stderr
-    continued.close()
-
-
-@pytest.mark.usefixtures("reloaded")
-def test_the_module_comes_and_goes_while_it_is_asked_and_listened_to() -> None:
-    stop = threading.Event()
-    answers: list[int] = []
-
-    def ask() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(OSError, NetlinkError), Client() as own:
-                while not stop.is_set():
-                    answers.append(len(own.regions()) + len(own.snapshots()))
-
-    def listen() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(OSError, NetlinkError), Events(timeout=0.2) as events:
-                list(events)
-
-    threads = [threading.Thread(target=work) for work in (ask, listen)]
-    for thread in threads:
-        thread.start()
-    try:
-        gone = 0
-        for _ in range(15):
-            gone += module("rmmod", "exmap").returncode == 0
-            module("insmod", os.environ["EXMAP_KO"])
-            with contextlib.suppress(OSError):
-                os.close(os.open(DEVICE, os.O_RDWR))
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert gone > 5
-    assert answers
