@@ -298,7 +298,7 @@ struct exmap_interface {
  * @device_uid: of the device's inode, through which it was opened
  * @device_gid: the same
  * @device_mode: the same
- * @watch: looks at the pool (netlink.c)
+ * @watch: looks at the pool (netlink_event.c)
  * @watched: jiffies of its last run
  * @pool_low: what it has told last
  */
@@ -672,6 +672,8 @@ static inline int exmap_selftest(void)
 /* netlink.c */
 int exmap_netlink_init(void);
 void exmap_netlink_exit(void);
+
+/* netlink_event.c */
 void exmap_netlink_region_init(struct exmap_region *region);
 void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd);
 void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd);

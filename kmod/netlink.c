@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exmap - the generic netlink family: dumps, settings, and events.
+ * exmap - the generic netlink family: who may ask what, and the answers.
  *
- * The specification is uapi/exmap_netlink.h.  Nothing here is counted twice: the
- * interfaces' own counters are read under their locks and summed.
+ * The specification is uapi/exmap_netlink.h.
  *
  * WHO MAY READ  The device's group is decided by udev, on an inode that the
  * module does not own, so each region remembers owner, group and mode of the
@@ -15,300 +14,11 @@
  */
 #include <linux/cred.h>
 #include <linux/memcontrol.h>
-#include <linux/rculist.h>
 #include <linux/sched/mm.h>
 #include <linux/stat.h>
-#include <net/genetlink.h>
 #include <net/sock.h>
 
-#include "exmap.h"
-#include "uapi/exmap_netlink.h"
-
-static struct genl_family family;
-static unsigned int event_interval = EXMAP_GENL_EVENT_INTERVAL;
-
-enum { GROUP_EVENTS };
-
-static const struct genl_multicast_group groups[] = {
-	[GROUP_EVENTS] = { .name = EXMAP_GENL_GROUP_EVENTS, .flags = GENL_MCAST_CAP_SYS_ADMIN },
-};
-
-/* A number among others of the same size. */
-struct value {
-	int attr;
-	u64 value;
-};
-
-static int put_u64(struct sk_buff *skb, int attr, u64 value)
-{
-	return nla_put_u64_64bit(skb, attr, value, EXMAP_GENL_A_PAD);
-}
-
-static int put_values(struct sk_buff *skb, const struct value *values, unsigned int nr)
-{
-	int ret = 0;
-
-	for (; nr-- && !ret; values++)
-		ret = put_u64(skb, values->attr, values->value);
-	return ret;
-}
-
-static int put_flag(struct sk_buff *skb, int attr, bool set)
-{
-	return set ? nla_put_flag(skb, attr) : 0;
-}
-
-static int put_counts(struct sk_buff *skb, const struct exmap_counts *c)
-{
-	const struct value values[] = {
-		{ EXMAP_GENL_A_ALLOCS, c->allocs },
-		{ EXMAP_GENL_A_FREES, c->frees },
-		{ EXMAP_GENL_A_READS, c->reads },
-		{ EXMAP_GENL_A_WRITES, c->writes },
-		{ EXMAP_GENL_A_FAULTS, c->faults },
-		{ EXMAP_GENL_A_RESCUES, c->rescues },
-		{ EXMAP_GENL_A_FLUSHES, c->flushes },
-		{ EXMAP_GENL_A_FLUSHES_RANGED, c->flushes_ranged },
-		{ EXMAP_GENL_A_FLUSH_IPIS, c->flush_ipis },
-		{ EXMAP_GENL_A_COPIES, c->copies },
-	};
-
-	return put_values(skb, values, ARRAY_SIZE(values));
-}
-
-/* 0 before SETUP. */
-static u32 nr_interfaces(const struct exmap_region *region)
-{
-	/* pairs with smp_store_release in publish */
-	return smp_load_acquire(&region->interfaces) ? region->nr_interfaces : 0;
-}
-
-/* What an interface has counted, and its free frames. */
-static u32 read_interface(struct exmap_interface *itf, struct exmap_counts *counts)
-{
-	u32 nr_cache;
-
-	mutex_lock(&itf->lock);
-	*counts = itf->counts;
-	nr_cache = itf->nr_cache;
-	mutex_unlock(&itf->lock);
-	return nr_cache;
-}
-
-static void add_counts(struct exmap_counts *sum, const struct exmap_counts *c)
-{
-	sum->quarantine += c->quarantine;
-	sum->allocs += c->allocs;
-	sum->frees += c->frees;
-	sum->reads += c->reads;
-	sum->writes += c->writes;
-	sum->faults += c->faults;
-	sum->rescues += c->rescues;
-	sum->flushes += c->flushes;
-	sum->flushes_ranged += c->flushes_ranged;
-	sum->flush_ipis += c->flush_ipis;
-	sum->copies += c->copies;
-}
-
-/* One interface after the other; returns how many frames they have. */
-static u64 sum_interfaces(struct exmap_region *region, struct exmap_counts *sum)
-{
-	struct exmap_counts counts;
-	u64 nr_cache;
-	u32 i, nr = nr_interfaces(region);
-
-	nr_cache = read_interface(region->ctl, sum);
-	for (i = 0; i < nr; i++) {
-		nr_cache += read_interface(region->interfaces[i], &counts);
-		add_counts(sum, &counts);
-	}
-	return nr_cache;
-}
-
-static u32 count_snapshots(struct exmap_region *region)
-{
-	struct exmap_snapshot *snap;
-	u32 nr = 0;
-
-	rcu_read_lock();
-	list_for_each_entry_rcu(snap, &region->snapshots, node)
-		nr++;
-	rcu_read_unlock();
-	return nr;
-}
-
-static int put_region(struct sk_buff *skb, struct exmap_region *region, u32 nr)
-{
-	u32 interfaces = nr_interfaces(region);
-	struct exmap_counts counts;
-
-	sum_interfaces(region, &counts);
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_PID, region->pid) ||
-	    put_u64(skb, EXMAP_GENL_A_SETUP_FLAGS, interfaces ? region->flags : 0) ||
-	    put_u64(skb, EXMAP_GENL_A_PAGES, READ_ONCE(region->nr_pages)) ||
-	    put_u64(skb, EXMAP_GENL_A_BACKING_PAGES,
-		    interfaces ? exmap_backing_pages(region) : 0) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_INTERFACES, interfaces) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_SNAPSHOTS, count_snapshots(region)) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_FLUSH_THRESHOLD, READ_ONCE(region->flush_threshold)) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_QUARANTINE_LIMIT, READ_ONCE(region->quarantine_limit)) ||
-	    put_flag(skb, EXMAP_GENL_A_DEAD, READ_ONCE(region->dead)))
-		return -EMSGSIZE;
-	return put_counts(skb, &counts);
-}
-
-static int put_interface(struct sk_buff *skb, struct exmap_region *region, u32 nr)
-{
-	struct exmap_interface *itf = region->ctl;
-	struct exmap_counts counts;
-	u32 free;
-
-	if (nr != EXMAP_GENL_INTERFACE_CONTROL)
-		itf = region->interfaces[nr];
-	free = read_interface(itf, &counts);
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_INTERFACE, nr) ||
-	    put_u64(skb, EXMAP_GENL_A_FREE, free) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_RING, exmap_quarantine_length(itf)))
-		return -EMSGSIZE;
-	return put_counts(skb, &counts);
-}
-
-static int put_places(struct sk_buff *skb, const struct exmap_counters *c)
-{
-	const struct value values[] = {
-		{ EXMAP_GENL_A_POOL_PAGES, c->total },
-		{ EXMAP_GENL_A_FREE, c->free },
-		{ EXMAP_GENL_A_MAPPED, c->mapped },
-		{ EXMAP_GENL_A_QUARANTINE, c->quarantine },
-		{ EXMAP_GENL_A_BUSY, c->busy },
-		{ EXMAP_GENL_A_SNAPSHOT_FRAMES, c->snapshot },
-		{ EXMAP_GENL_A_PINNED, c->pinned },
-	};
-
-	return put_values(skb, values, ARRAY_SIZE(values));
-}
-
-static int put_pool(struct sk_buff *skb, struct exmap_region *region, u32 nr)
-{
-	struct exmap_counters counters;
-
-	exmap_region_counters(region, &counters);
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    put_flag(skb, EXMAP_GENL_A_LOW, READ_ONCE(region->pool_low)))
-		return -EMSGSIZE;
-	return put_places(skb, &counters);
-}
-
-static int put_range(struct sk_buff *skb, const struct exmap_snapshot *snap)
-{
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, snap->region->id) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_SNAPSHOT, snap->id) ||
-	    put_u64(skb, EXMAP_GENL_A_START, snap->start) ||
-	    put_u64(skb, EXMAP_GENL_A_COUNT, snap->nr_pages))
-		return -EMSGSIZE;
-	return 0;
-}
-
-/* The one with the lowest id from @from on, or NULL.  Ids do not rise along the list. */
-static struct exmap_snapshot *find_snapshot(struct exmap_region *region, u64 from)
-{
-	struct exmap_snapshot *snap, *found = NULL;
-
-	lockdep_assert_held(&region->snapshots_lock);
-	list_for_each_entry(snap, &region->snapshots, node) {
-		if (snap->id >= from && (!found || snap->id < found->id))
-			found = snap;
-	}
-	return found;
-}
-
-/* Keeps freezes out while it looks at all chunks of one snapshot. */
-static int put_snapshot(struct sk_buff *skb, struct exmap_region *region, u32 nr)
-{
-	struct exmap_snapshot *snap;
-	int ret = -ENOENT;
-
-	down_read(&region->snapshots_lock);
-	snap = find_snapshot(region, nr);
-	if (!snap || snap->id != nr)
-		goto out;
-	ret = put_range(skb, snap);
-	if (ret)
-		goto out;
-	if (put_u64(skb, EXMAP_GENL_A_RESERVE, READ_ONCE(snap->nr_reserve)) ||
-	    put_u64(skb, EXMAP_GENL_A_FRAMES, exmap_snapshot_frames(snap)) ||
-	    put_flag(skb, EXMAP_GENL_A_BROKEN, READ_ONCE(snap->broken)))
-		ret = -EMSGSIZE;
-out:
-	up_read(&region->snapshots_lock);
-	return ret;
-}
-
-/**
- * struct kind - what there is one of for each region, or several
- * @cmd: that asks for it
- * @attr: that holds its number within the region, or 0
- * @next: raise a number to that of the first that exists, or return false; 64 bits
- *	wide so that one more than the last number is a number
- * @put: the attributes of one
- */
-struct kind {
-	u8 cmd;
-	int attr;
-	bool (*next)(struct exmap_region *region, u64 *nr);
-	int (*put)(struct sk_buff *skb, struct exmap_region *region, u32 nr);
-};
-
-static bool next_region_itself(struct exmap_region *region, u64 *nr)
-{
-	return !*nr;
-}
-
-static bool next_pool(struct exmap_region *region, u64 *nr)
-{
-	return !*nr && nr_interfaces(region);
-}
-
-static bool next_interface(struct exmap_region *region, u64 *nr)
-{
-	u32 end = nr_interfaces(region);
-
-	if (*nr >= end)
-		*nr = max_t(u64, *nr, EXMAP_GENL_INTERFACE_CONTROL);
-	return end && *nr <= EXMAP_GENL_INTERFACE_CONTROL;
-}
-
-static bool next_snapshot(struct exmap_region *region, u64 *nr)
-{
-	struct exmap_snapshot *snap;
-
-	down_read(&region->snapshots_lock);
-	snap = find_snapshot(region, *nr);
-	if (snap)
-		*nr = snap->id;
-	up_read(&region->snapshots_lock);
-	return snap;
-}
-
-static const struct kind kinds[] = {
-	{ EXMAP_GENL_CMD_REGION_GET, 0, next_region_itself, put_region },
-	{ EXMAP_GENL_CMD_INTERFACE_GET, EXMAP_GENL_A_INTERFACE, next_interface, put_interface },
-	{ EXMAP_GENL_CMD_POOL_GET, 0, next_pool, put_pool },
-	{ EXMAP_GENL_CMD_SNAPSHOT_GET, EXMAP_GENL_A_SNAPSHOT, next_snapshot, put_snapshot },
-};
-
-static const struct kind *find_kind(u8 cmd)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(kinds) - 1; i++) {
-		if (kinds[i].cmd == cmd)
-			break;
-	}
-	return &kinds[i];
-}
+#include "netlink.h"
 
 static bool permits(const struct exmap_region *region)
 {
@@ -361,10 +71,12 @@ static struct exmap_region *get_readable(const struct sk_buff *request, struct n
 	return ERR_PTR(-EACCES);
 }
 
-static int put_message(struct sk_buff *skb, const struct kind *kind, struct exmap_region *region,
-		       u32 nr, u32 portid, u32 seq, struct netlink_callback *cb)
+static int put_message(struct sk_buff *skb, const struct exmap_netlink_kind *kind,
+		       struct exmap_region *region, u32 nr, u32 portid, u32 seq,
+		       struct netlink_callback *cb)
 {
-	void *head = genlmsg_put(skb, portid, seq, &family, cb ? NLM_F_MULTI : 0, kind->cmd);
+	void *head = genlmsg_put(skb, portid, seq, &exmap_netlink_family, cb ? NLM_F_MULTI : 0,
+				 kind->cmd);
 	int ret;
 
 	if (!head)
@@ -379,7 +91,7 @@ static int put_message(struct sk_buff *skb, const struct kind *kind, struct exma
 	return ret;
 }
 
-static int reply_about(struct genl_info *info, const struct kind *kind,
+static int reply_about(struct genl_info *info, const struct exmap_netlink_kind *kind,
 		       struct exmap_region *region, u32 nr)
 {
 	struct sk_buff *skb;
@@ -401,7 +113,7 @@ static int reply_about(struct genl_info *info, const struct kind *kind,
 
 static int do_get(struct sk_buff *request, struct genl_info *info)
 {
-	const struct kind *kind = find_kind(info->genlhdr->cmd);
+	const struct exmap_netlink_kind *kind = exmap_netlink_find_kind(info->genlhdr->cmd);
 	struct exmap_region *region;
 	int ret;
 
@@ -428,7 +140,7 @@ static int do_get(struct sk_buff *request, struct genl_info *info)
  * No reference: whatever is gone when the dump goes on is left out.
  */
 struct dump {
-	const struct kind *kind;
+	const struct exmap_netlink_kind *kind;
 	u32 only;
 	u32 region;
 	u64 nr;
@@ -478,7 +190,7 @@ static int start_dump(struct netlink_callback *cb)
 	bool refused = false;
 
 	memset(dump, 0, sizeof(*dump));
-	dump->kind = find_kind(header->cmd);
+	dump->kind = exmap_netlink_find_kind(header->cmd);
 	if (dump->kind->attr && exmap_genl_dump_attrs(cb)[dump->kind->attr])
 		return -EINVAL;
 	if (only) {
@@ -501,7 +213,7 @@ static int dump_region(struct sk_buff *skb, struct netlink_callback *cb,
 		       struct exmap_region *region)
 {
 	struct dump *dump = dump_of(cb);
-	const struct kind *kind = dump->kind;
+	const struct exmap_netlink_kind *kind = dump->kind;
 
 	for (; kind->next(region, &dump->nr); dump->nr++) {
 		int ret;
@@ -551,8 +263,9 @@ static int do_settings_get(struct sk_buff *request, struct genl_info *info)
 
 	if (!skb)
 		return -ENOMEM;
-	head = genlmsg_put_reply(skb, info, &family, 0, EXMAP_GENL_CMD_SETTINGS_GET);
-	if (!head || nla_put_u32(skb, EXMAP_GENL_A_EVENT_INTERVAL, READ_ONCE(event_interval))) {
+	head = genlmsg_put_reply(skb, info, &exmap_netlink_family, 0, EXMAP_GENL_CMD_SETTINGS_GET);
+	if (!head || nla_put_u32(skb, EXMAP_GENL_A_EVENT_INTERVAL,
+				 READ_ONCE(exmap_netlink_event_interval))) {
 		nlmsg_free(skb);
 		return -EMSGSIZE;
 	}
@@ -566,7 +279,8 @@ static int do_settings_set(struct sk_buff *request, struct genl_info *info)
 		return -EPERM;
 	if (GENL_REQ_ATTR_CHECK(info, EXMAP_GENL_A_EVENT_INTERVAL))
 		return -EINVAL;
-	WRITE_ONCE(event_interval, nla_get_u32(info->attrs[EXMAP_GENL_A_EVENT_INTERVAL]));
+	WRITE_ONCE(exmap_netlink_event_interval,
+		   nla_get_u32(info->attrs[EXMAP_GENL_A_EVENT_INTERVAL]));
 	return 0;
 }
 
@@ -671,7 +385,7 @@ static const struct genl_ops ops[] = {
 	  .policy = set_settings_policy, .maxattr = ARRAY_SIZE(set_settings_policy) - 1 },
 };
 
-static struct genl_family family __ro_after_init = {
+struct genl_family exmap_netlink_family __ro_after_init = {
 	.name		= EXMAP_GENL_NAME,
 	.version	= EXMAP_GENL_VERSION,
 	.module		= THIS_MODULE,
@@ -679,143 +393,17 @@ static struct genl_family family __ro_after_init = {
 	.ops		= ops,
 	.n_ops		= ARRAY_SIZE(ops),
 	.resv_start_op	= EXMAP_GENL_CMD_UNSPEC + 1,
-	.mcgrps		= groups,
-	.n_mcgrps	= ARRAY_SIZE(groups),
+	.mcgrps		= exmap_netlink_groups,
+	.n_mcgrps	= ARRAY_SIZE(exmap_netlink_groups),
 };
-
-/* An event, or NULL if nobody waits for one, or there is no memory for it. */
-static struct sk_buff *begin_event(u8 cmd, const struct exmap_region *region, void **head)
-{
-	struct sk_buff *skb;
-
-	if (!genl_has_listeners(&family, &init_net, GROUP_EVENTS))
-		return NULL;
-	skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
-	if (!skb)
-		return NULL;
-	*head = genlmsg_put(skb, 0, 0, &family, 0, cmd);
-	if (!nla_put_u32(skb, EXMAP_GENL_A_PID, region->pid))
-		return skb;
-	nlmsg_free(skb);
-	return NULL;
-}
-
-static void send_event(struct sk_buff *skb, void *head)
-{
-	genlmsg_end(skb, head);
-	genlmsg_multicast(&family, skb, 0, GROUP_EVENTS, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
-}
-
-void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd)
-{
-	void *head;
-	struct sk_buff *skb = begin_event(cmd, region, &head);
-
-	if (!skb)
-		return;
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    (cmd == EXMAP_GENL_CMD_REGION_CREATED &&
-	     (nla_put_u32(skb, EXMAP_GENL_A_INTERFACES, region->nr_interfaces) ||
-	      put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)))))
-		nlmsg_free(skb);
-	else
-		send_event(skb, head);
-}
-
-void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd)
-{
-	void *head;
-	struct sk_buff *skb = begin_event(cmd, snap->region, &head);
-
-	if (!skb)
-		return;
-	if (put_range(skb, snap))
-		nlmsg_free(skb);
-	else
-		send_event(skb, head);
-}
-
-static void pool_event(const struct exmap_region *region, u8 cmd, u64 available)
-{
-	void *head;
-	struct sk_buff *skb = begin_event(cmd, region, &head);
-
-	if (!skb)
-		return;
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)) ||
-	    put_u64(skb, EXMAP_GENL_A_AVAILABLE, available))
-		nlmsg_free(skb);
-	else
-		send_event(skb, head);
-}
-
-/* What ALLOC could get, now or after a flush; nothing is held still for it. */
-static u64 available_frames(struct exmap_region *region)
-{
-	struct exmap_pool *pool = &region->pool;
-	struct exmap_counts counts;
-	s64 sum = sum_interfaces(region, &counts);
-
-	spin_lock(&pool->lock);
-	sum += pool->nr_free + pool->nr_spare;
-	spin_unlock(&pool->lock);
-	sum += counts.quarantine;
-	return max_t(s64, sum, 0);
-}
-
-/* Tell of a change, and stay until the pool has recovered.  Dies with the region. */
-static void watch_pool(struct work_struct *work)
-{
-	struct exmap_region *region = container_of(to_delayed_work(work), struct exmap_region,
-						   watch);
-	u64 available = available_frames(region);
-	u32 mark = exmap_pool_low_mark(&region->pool);
-	bool low = available < (region->pool_low ? 2 * mark : mark);
-
-	if (READ_ONCE(region->dead))
-		return;
-	WRITE_ONCE(region->watched, jiffies);
-	if (low != region->pool_low) {
-		WRITE_ONCE(region->pool_low, low);
-		pool_event(region, low ? EXMAP_GENL_CMD_POOL_LOW : EXMAP_GENL_CMD_POOL_RECOVERED,
-			   available);
-	}
-	if (low)
-		exmap_netlink_watch(region);
-}
-
-/**
- * exmap_netlink_watch - have a look at the pool soon
- * @region: alive; any lock may be held
- *
- * Not more often than once in an event interval, which also limits the events.
- */
-void exmap_netlink_watch(struct exmap_region *region)
-{
-	unsigned long interval, since;
-
-	if (delayed_work_pending(&region->watch))
-		return;
-	interval = msecs_to_jiffies(READ_ONCE(event_interval));
-	since = jiffies - READ_ONCE(region->watched);
-	queue_delayed_work(system_unbound_wq, &region->watch,
-			   since < interval ? interval - since : 0);
-}
-
-void exmap_netlink_region_init(struct exmap_region *region)
-{
-	INIT_DELAYED_WORK(&region->watch, watch_pool);
-	region->watched = jiffies - msecs_to_jiffies(EXMAP_GENL_EVENT_INTERVAL_MAX);
-}
 
 int exmap_netlink_init(void)
 {
-	return genl_register_family(&family);
+	return genl_register_family(&exmap_netlink_family);
 }
 
 /* Returns when no request is running; a dump that has not ended holds the module. */
 void exmap_netlink_exit(void)
 {
-	genl_unregister_family(&family);
+	genl_unregister_family(&exmap_netlink_family);
 }

@@ -91,6 +91,7 @@ enum exmap_genl_cmd {
 	EXMAP_GENL_CMD_SNAPSHOT_CREATED	= 12,
 	EXMAP_GENL_CMD_SNAPSHOT_BROKEN	= 13,
 	EXMAP_GENL_CMD_SNAPSHOT_GONE	= 14,
+	/* 15 to 23 are reserved for NVMe controllers and queue pairs */
 };
 
 enum exmap_genl_attr {
@@ -134,6 +135,7 @@ enum exmap_genl_attr {
 	EXMAP_GENL_A_FRAMES		= 37,	/* u64 */
 	EXMAP_GENL_A_BROKEN		= 38,	/* flag */
 	EXMAP_GENL_A_EVENT_INTERVAL	= 39,	/* u32, milliseconds */
+	/* 40 to 63 are reserved for NVMe controllers and queue pairs */
 };
 
 #endif /* _UAPI_EXMAP_NETLINK_H */

@@ -314,7 +314,7 @@ def test_settings_are_refused_without_privilege(client: Client) -> None:
 # attributes by their numbers in the header, and their lengths
 REGION, INTERFACE, SNAPSHOT, THRESHOLD, POOL_PAGES, INTERVAL = 2, 3, 4, 11, 14, 39
 WIDE = (POOL_PAGES,)
-UNKNOWN = 60
+UNKNOWN = 100
 
 
 def error_of(command: int, attributes: dict[int, int], flags: int = NLM_F_ACK, cut: int = 0) -> int:

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * exmap - events, told to a multicast group of the netlink family.
+ */
+#include "netlink.h"
+
+/* an event is not worth much */
+#define EVENT_GFP	(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN)
+
+unsigned int exmap_netlink_event_interval = EXMAP_GENL_EVENT_INTERVAL;
+
+const struct genl_multicast_group exmap_netlink_groups[] = {
+	[EXMAP_NETLINK_EVENTS] = {
+		.name = EXMAP_GENL_GROUP_EVENTS, .flags = GENL_MCAST_CAP_SYS_ADMIN,
+	},
+};
+
+/* An event, or NULL if nobody waits for one, or there is no memory for it. */
+static struct sk_buff *begin_event(u8 cmd, const struct exmap_region *region, void **head)
+{
+	struct sk_buff *skb;
+
+	if (!genl_has_listeners(&exmap_netlink_family, &init_net, EXMAP_NETLINK_EVENTS))
+		return NULL;
+	skb = genlmsg_new(NLMSG_DEFAULT_SIZE, EVENT_GFP);
+	if (!skb)
+		return NULL;
+	*head = genlmsg_put(skb, 0, 0, &exmap_netlink_family, 0, cmd);
+	if (!nla_put_u32(skb, EXMAP_GENL_A_PID, region->pid))
+		return skb;
+	nlmsg_free(skb);
+	return NULL;
+}
+
+static void send_event(struct sk_buff *skb, void *head)
+{
+	genlmsg_end(skb, head);
+	genlmsg_multicast(&exmap_netlink_family, skb, 0, EXMAP_NETLINK_EVENTS, EVENT_GFP);
+}
+
+void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd)
+{
+	void *head;
+	struct sk_buff *skb = begin_event(cmd, region, &head);
+
+	if (!skb)
+		return;
+	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
+	    (cmd == EXMAP_GENL_CMD_REGION_CREATED &&
+	     (nla_put_u32(skb, EXMAP_GENL_A_INTERFACES, region->nr_interfaces) ||
+	      exmap_netlink_put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)))))
+		nlmsg_free(skb);
+	else
+		send_event(skb, head);
+}
+
+void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd)
+{
+	void *head;
+	struct sk_buff *skb = begin_event(cmd, snap->region, &head);
+
+	if (!skb)
+		return;
+	if (exmap_netlink_put_range(skb, snap))
+		nlmsg_free(skb);
+	else
+		send_event(skb, head);
+}
+
+static void pool_event(const struct exmap_region *region, u8 cmd, u64 available)
+{
+	void *head;
+	struct sk_buff *skb = begin_event(cmd, region, &head);
+
+	if (!skb)
+		return;
+	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
+	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)) ||
+	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_AVAILABLE, available))
+		nlmsg_free(skb);
+	else
+		send_event(skb, head);
+}
+
+/* What ALLOC could get, now or after a flush; nothing is held still for it. */
+static u64 available_frames(struct exmap_region *region)
+{
+	struct exmap_pool *pool = &region->pool;
+	struct exmap_counts counts;
+	s64 sum = exmap_netlink_sum(region, &counts);
+
+	spin_lock(&pool->lock);
+	sum += pool->nr_free + pool->nr_spare;
+	spin_unlock(&pool->lock);
+	sum += counts.quarantine;
+	return max_t(s64, sum, 0);
+}
+
+/* Tell of a change, and stay until the pool has recovered.  Dies with the region. */
+static void watch_pool(struct work_struct *work)
+{
+	struct exmap_region *region = container_of(to_delayed_work(work), struct exmap_region,
+						   watch);
+	u64 available = available_frames(region);
+	u32 mark = exmap_pool_low_mark(&region->pool);
+	bool low = available < (region->pool_low ? 2 * mark : mark);
+
+	if (READ_ONCE(region->dead))
+		return;
+	WRITE_ONCE(region->watched, jiffies);
+	if (low != region->pool_low) {
+		WRITE_ONCE(region->pool_low, low);
+		pool_event(region, low ? EXMAP_GENL_CMD_POOL_LOW : EXMAP_GENL_CMD_POOL_RECOVERED,
+			   available);
+	}
+	if (low)
+		exmap_netlink_watch(region);
+}
+
+/**
+ * exmap_netlink_watch - have a look at the pool soon
+ * @region: alive; any lock may be held
+ *
+ * Not more often than once in an event interval, which also limits the events.
+ */
+void exmap_netlink_watch(struct exmap_region *region)
+{
+	unsigned long interval, since;
+
+	if (delayed_work_pending(&region->watch))
+		return;
+	interval = msecs_to_jiffies(READ_ONCE(exmap_netlink_event_interval));
+	since = jiffies - READ_ONCE(region->watched);
+	queue_delayed_work(system_unbound_wq, &region->watch,
+			   since < interval ? interval - since : 0);
+}
+
+void exmap_netlink_region_init(struct exmap_region *region)
+{
+	INIT_DELAYED_WORK(&region->watch, watch_pool);
+	region->watched = jiffies - msecs_to_jiffies(EXMAP_GENL_EVENT_INTERVAL_MAX);
+}
