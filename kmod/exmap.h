@@ -675,6 +675,7 @@ void exmap_netlink_exit(void);
 
 /* netlink_event.c */
 void exmap_netlink_region_init(struct exmap_region *region);
+void exmap_netlink_region_exit(struct exmap_region *region);
 void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd);
 void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd);
 void exmap_netlink_watch(struct exmap_region *region);

@@ -419,15 +419,15 @@ static int __init exmap_init(void)
 		pr_err("exmap: Xen PV guests are not supported\n");
 		return -ENODEV;
 	}
-	ret = exmap_selftest();
-	if (ret)
-		return ret;
 	ret = exmap_view_init();
 	if (ret)
 		return ret;
 	ret = exmap_netlink_init();
 	if (ret)
 		goto err_view;
+	ret = exmap_selftest();
+	if (ret)
+		goto err_netlink;
 	ret = misc_register(&exmap_device);
 	if (ret)
 		goto err_netlink;

@@ -140,3 +140,11 @@ void exmap_netlink_region_init(struct exmap_region *region)
 	INIT_DELAYED_WORK(&region->watch, watch_pool);
 	region->watched = jiffies - msecs_to_jiffies(EXMAP_GENL_EVENT_INTERVAL_MAX);
 }
+
+/* No frame is taken from its pool any more. */
+void exmap_netlink_region_exit(struct exmap_region *region)
+{
+	cancel_delayed_work_sync(&region->watch);
+	if (region->interfaces)
+		exmap_netlink_region_event(region, EXMAP_GENL_CMD_REGION_GONE);
+}

@@ -370,9 +370,7 @@ static void region_release(struct kref *ref)
 	uncharge(region);
 	/* runs notifier_release if the address space is still there */
 	mmu_notifier_unregister(&region->notifier, region->mm);
-	cancel_delayed_work_sync(&region->watch);
-	if (region->interfaces)
-		exmap_netlink_region_event(region, EXMAP_GENL_CMD_REGION_GONE);
+	exmap_netlink_region_exit(region);
 	exmap_pool_destroy(&region->pool);
 	destroy_interfaces(region->interfaces, region->nr_interfaces);
 	exmap_interface_destroy(region->ctl);

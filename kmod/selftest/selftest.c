@@ -117,6 +117,8 @@ static void test_quarantine(struct bench *bench)
 	CHECK(exmap_quarantine_take(f, second));
 }
 
+static const struct inode nobodys_device;
+
 /* A region of the process that loads the module, without a mapping. */
 static void test_region(struct bench *bench)
 {
@@ -127,7 +129,7 @@ static void test_region(struct bench *bench)
 
 	if (!current->mm)
 		return;
-	region = exmap_region_create();
+	region = exmap_region_create(&nobodys_device);
 	CHECK(!IS_ERR(region));
 	if (IS_ERR(region))
 		return;
@@ -180,9 +182,12 @@ int exmap_selftest(void)
 	bench->itf = exmap_interface_create();
 	if (!bench->itf)
 		goto out;
+	bench->region.ctl = bench->itf;
+	exmap_netlink_region_init(&bench->region);
 	ret = exmap_pool_create(&bench->region.pool, FRAMES);
 	if (!ret) {
 		ret = run_tests(bench);
+		exmap_netlink_region_exit(&bench->region);
 		exmap_pool_destroy(&bench->region.pool);
 	}
 	exmap_interface_destroy(bench->itf);
