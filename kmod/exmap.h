@@ -5,8 +5,11 @@
  * LOCK ORDER, outermost first
  *
  *	region->setup		SETUP, RESIZE, CLONE; never taken below mmap_lock
+ *	controllers_lock	(nvme/controller.c) the list of controllers
+ *	controller->lock	admin commands, queues, owner
  *	interface->io_lock	one READ or WRITE at a time, its I/O included
  *	mm->mmap_lock		(populating a chunk, page faults)
+ *	queue->map_lock		(nvme/queue.c) whether doorbells may be mapped
  *	region->snapshots_lock	for writing: create, break, destroy
  *	chunk->view_lock	what views map of the chunk
  *				(mmu notifiers)
@@ -656,6 +659,8 @@ void exmap_snapshot_leave_chunk(struct exmap_region *region, u64 nr,
 /* view.c */
 int exmap_view_init(void);
 void exmap_view_exit(void);
+struct file *exmap_view_file(const char *name, int flags, const struct file_operations *fops,
+			     void *private);
 struct file *exmap_view_open(struct exmap_snapshot *snap);
 void exmap_view_unmap(struct exmap_snapshot *snap, u64 nr);
 
@@ -694,5 +699,14 @@ long exmap_backing_read(struct exmap_region *region, struct exmap_interface *itf
 long exmap_backing_write(struct exmap_region *region, struct exmap_interface *itf,
 			 struct exmap_iov *iov, unsigned int len);
 void exmap_backing_free_io(struct exmap_io *io);
+
+/* nvme/ */
+int exmap_nvme_init(void);
+void exmap_nvme_exit(void);
+int exmap_nvme_queue_open(struct exmap_region *region, const struct exmap_nvme_open *args);
+void exmap_nvme_region_release(struct exmap_region *region);
+int exmap_nvme_pool_grow(struct exmap_region *region, u32 capacity, struct list_head *pages);
+int exmap_nvme_pool_may_shrink(struct exmap_region *region);
+void exmap_nvme_pool_shrink(struct exmap_region *region);
 
 #endif /* _EXMAP_H */

@@ -220,7 +220,8 @@ static long ioctl_info(struct exmap_region *region, void __user *arg)
 	info.page_size = PAGE_SIZE;
 	info.features = EXMAP_FEATURE_RESIDENCY | EXMAP_FEATURE_SCAN | EXMAP_FEATURE_LAZY |
 			EXMAP_FEATURE_RESIZE | EXMAP_FEATURE_FILE_BACKING |
-			EXMAP_FEATURE_FAULT_ZERO | EXMAP_FEATURE_SNAPSHOT;
+			EXMAP_FEATURE_FAULT_ZERO | EXMAP_FEATURE_SNAPSHOT |
+			EXMAP_FEATURE_NVME;
 	info.chunk_pages = EXMAP_CHUNK_PAGES;
 	info.region_pages = READ_ONCE(region->nr_pages);
 	info.flush_threshold = READ_ONCE(region->flush_threshold);
@@ -358,6 +359,18 @@ err_fd:
 	return ret;
 }
 
+static long ioctl_nvme_open(struct exmap_region *region, void __user *arg)
+{
+	struct exmap_nvme_open args;
+	long ret = check_region(region);
+
+	if (ret)
+		return ret;
+	if (copy_from_user(&args, arg, sizeof(args)))
+		return -EFAULT;
+	return exmap_nvme_queue_open(region, &args);
+}
+
 static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct exmap_region *region = exmap_file_region(file);
@@ -386,6 +399,8 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return ioctl_tune(region, user);
 	case EXMAP_IOCTL_SNAPSHOT:
 		return ioctl_snapshot(region, user);
+	case EXMAP_IOCTL_NVME_OPEN:
+		return ioctl_nvme_open(region, user);
 	default:
 		return -ENOTTY;
 	}
@@ -425,14 +440,19 @@ static int __init exmap_init(void)
 	ret = exmap_netlink_init();
 	if (ret)
 		goto err_view;
+	ret = exmap_nvme_init();
+	if (ret)
+		goto err_netlink;
 	ret = exmap_selftest();
 	if (ret)
-		goto err_netlink;
+		goto err_nvme;
 	ret = misc_register(&exmap_device);
 	if (ret)
-		goto err_netlink;
+		goto err_nvme;
 	return 0;
 
+err_nvme:
+	exmap_nvme_exit();
 err_netlink:
 	exmap_netlink_exit();
 err_view:
@@ -443,6 +463,7 @@ err_view:
 static void __exit exmap_exit(void)
 {
 	misc_deregister(&exmap_device);
+	exmap_nvme_exit();
 	exmap_netlink_exit();
 	exmap_view_exit();
 }

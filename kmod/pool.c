@@ -257,6 +257,8 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr)
 			return ret;
 	}
 	ret = alloc_page_list(&pages, nr);
+	if (!ret)
+		ret = exmap_nvme_pool_grow(region, max(capacity, pool->capacity), &pages);
 	if (!ret) {
 		exmap_region_freeze(region);
 		if (tables.pages)
@@ -294,10 +296,14 @@ int exmap_pool_shrink(struct exmap_region *region, u32 nr)
 	int ret;
 
 	lockdep_assert_held(&region->setup);
+	ret = exmap_nvme_pool_may_shrink(region);
+	if (ret)
+		return ret;
 	exmap_region_reclaim(region);
 	exmap_region_freeze(region);
 	ret = take_frames(&region->pool, nr, &pages);
 	exmap_region_thaw(region);
+	exmap_nvme_pool_shrink(region);
 	free_page_list(&pages);
 	return ret;
 }

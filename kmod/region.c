@@ -242,9 +242,9 @@ static void check_conservation(struct exmap_region *region)
 static void notifier_release(struct mmu_notifier *mn, struct mm_struct *mm)
 {
 	struct exmap_region *region = container_of(mn, struct exmap_region, notifier);
-
 	u32 i;
 
+	exmap_nvme_region_release(region);
 	region_die(region);
 	check_conservation(region);
 	exmap_region_freeze(region);

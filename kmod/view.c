@@ -449,6 +449,33 @@ static const struct file_operations view_fops = {
 };
 
 /**
+ * exmap_view_file - a file with an inode of its own, so that its mappings can be found
+ * @name: what /proc shows
+ * @flags: O_RDONLY or O_RDWR
+ * @fops: its operations
+ * @private: its private_data
+ *
+ * Returns the file, or an ERR_PTR.  It holds the module.
+ */
+struct file *exmap_view_file(const char *name, int flags, const struct file_operations *fops,
+			     void *private)
+{
+	struct inode *inode = alloc_anon_inode(view_mount->mnt_sb);
+	struct file *file;
+
+	if (IS_ERR(inode))
+		return ERR_CAST(inode);
+	file = alloc_file_pseudo(inode, view_mount, name, flags, fops);
+	if (IS_ERR(file)) {
+		iput(inode);
+		return file;
+	}
+	__module_get(THIS_MODULE);	/* the last fput puts it */
+	file->private_data = private;
+	return file;
+}
+
+/**
  * exmap_view_open - a descriptor for a snapshot that is about to be taken
  * @snap: the file owns it from now on
  *
@@ -456,19 +483,11 @@ static const struct file_operations view_fops = {
  */
 struct file *exmap_view_open(struct exmap_snapshot *snap)
 {
-	struct inode *inode = alloc_anon_inode(view_mount->mnt_sb);
-	struct file *file;
+	struct file *file = exmap_view_file("[exmap-snapshot]", O_RDONLY, &view_fops, snap);
 
-	if (IS_ERR(inode))
-		return ERR_CAST(inode);
-	file = alloc_file_pseudo(inode, view_mount, "[exmap-snapshot]", O_RDONLY, &view_fops);
-	if (IS_ERR(file)) {
-		iput(inode);
+	if (IS_ERR(file))
 		return file;
-	}
-	__module_get(THIS_MODULE);	/* the last fput puts it */
 	file->f_mode |= FMODE_LSEEK | FMODE_PREAD;
-	file->private_data = snap;
-	snap->mapping = inode->i_mapping;
+	snap->mapping = file->f_mapping;
 	return file;
 }

@@ -168,4 +168,32 @@ static inline bool exmap_cpu_is_lazy(int cpu)
 }
 #endif
 
+#include <linux/iommu.h>
+#include <linux/pci.h>
+
+/* 1369459b2e21: iommu_map says how to allocate */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+static inline int exmap_iommu_map(struct iommu_domain *domain, unsigned long iova,
+				  phys_addr_t addr, size_t size, int prot)
+{
+	return iommu_map(domain, iova, addr, size, prot);
+}
+#else
+static inline int exmap_iommu_map(struct iommu_domain *domain, unsigned long iova,
+				  phys_addr_t addr, size_t size, int prot)
+{
+	return iommu_map(domain, iova, addr, size, prot, GFP_KERNEL_ACCOUNT);
+}
+#endif
+
+/* a domain for a device, rather than a bus */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+static inline struct iommu_domain *iommu_paging_domain_alloc(struct device *dev)
+{
+	struct iommu_domain *domain = iommu_domain_alloc(dev->bus);
+
+	return domain ?: ERR_PTR(-ENOMEM);
+}
+#endif
+
 #endif /* _EXMAP_COMPAT_H */

@@ -189,6 +189,45 @@
  * absent page's word is 0, or has EXMAP_RES_BUSY (being read) or EXMAP_RES_LAZY
  * (freed, in quarantine).  A word is written next to its page-table entry; a
  * reader sees one that was true a moment ago, or will be in a moment.
+ *
+ * NVME QUEUES
+ *
+ * A controller that the administrator has bound to the PCI driver `exmap-nvme` (by
+ * driver_override; nothing else binds one) can be driven by a region's owner
+ * without system calls.  EXMAP_IOCTL_NVME_OPEN returns the descriptor of a new
+ * queue pair, whose submission queue, completion queue, doorbells and memory for
+ * PRP lists are mapped at EXMAP_NVME_OFF_*.  Entries and commands are those of the
+ * NVM Express specifications; memory pages are 4096 bytes; there are no
+ * interrupts: phase tags have to be polled, and start as 0.  The controller sees
+ * frame f of the pool at `iova_base + f * 4096` (NVME_INFO), also of frames that
+ * RESIZE adds, and nothing else of the machine's memory: an IOMMU is required.  A
+ * command that names an address outside of the pool and of the queue's PRP memory
+ * does not get there; the controller may call it a success all the same.
+ *
+ * One controller is one trust domain, and belongs to one region at a time: queues
+ * for another one are refused with EBUSY.  Its owner can read and write every
+ * block of every namespace, and every frame of the pool at any time, those of
+ * snapshots included; READ and FREE know nothing of commands in flight.  Whoever
+ * may open /dev/exmap may own a controller that is bound.  The owner can also
+ * spoil the controller's admin queue; what comes of it is a reset.
+ *
+ * A frame returns to the kernel only when no queue can write to it: on close of
+ * the last descriptor and mapping of a queue, and when the address space ends,
+ * the queue is deleted; if that fails the controller is reset; and frames are
+ * taken out of its reach before they are freed.  A queue holds the region as an
+ * open descriptor does.
+ *
+ * An error of the controller does not show by itself: commands do not complete.
+ * Whoever has waited too long asks NVME_INFO, whose `error` says that the queue is
+ * dead: EIO after a fatal error or a reset (NVME_RESET does one), ENODEV when the
+ * controller was unbound or unplugged.  Doorbells of a dead queue are ordinary
+ * memory that nobody reads.  After EIO a new queue can be opened.
+ *
+ * Without an IOMMU all this is refused, unless the module was loaded with
+ * unsafe_noiommu=1, which taints the kernel when a controller is bound, and the
+ * caller has CAP_SYS_RAWIO: then the owner can have all memory read and written.
+ * Frames are not contiguous then; NVME_ADDRESSES tells where they are.  RESIZE to
+ * fewer pages gives EBUSY.
  */
 #ifndef _UAPI_EXMAP_H
 #define _UAPI_EXMAP_H
@@ -338,6 +377,7 @@ enum exmap_flags {
 #define EXMAP_FEATURE_FILE_BACKING	0x10ULL
 #define EXMAP_FEATURE_FAULT_ZERO	0x20ULL
 #define EXMAP_FEATURE_SNAPSHOT		0x40ULL
+#define EXMAP_FEATURE_NVME		0x80ULL
 
 /**
  * struct exmap_info - what this module and this region are
@@ -588,6 +628,118 @@ struct exmap_snapshot_diff {
 	__u64 bitmap;
 };
 
+#define EXMAP_NVME_MAX_DEPTH		4096
+#define EXMAP_NVME_MAX_PRP_PAGES	1024
+
+/* mmap offsets of a queue; the completion queue is mapped for reading only */
+#define EXMAP_NVME_OFF_SQ		0x00000000ULL
+#define EXMAP_NVME_OFF_CQ		0x10000000ULL
+#define EXMAP_NVME_OFF_DOORBELLS	0x20000000ULL
+#define EXMAP_NVME_OFF_PRP		0x30000000ULL
+
+/**
+ * struct exmap_nvme_open - a queue pair of a controller for this region
+ * @flags: 0
+ * @segment: PCI address of the controller
+ * @bus: the same
+ * @device: the same
+ * @function: the same
+ * @depth: entries of the submission and of the completion queue, 2 to
+ *	EXMAP_NVME_MAX_DEPTH or the controller's limit
+ * @prp_pages: pages of memory for PRP lists, 0 to EXMAP_NVME_MAX_PRP_PAGES
+ *
+ * Returns a descriptor (close-on-exec); see NVME QUEUES.  The queue's memory is
+ * charged like the pool's.  Errors: ENODEV if no such controller is bound to
+ * exmap-nvme; EBUSY if it belongs to another region; EINVAL; ENOSPC if it has no
+ * queue left, or not as many addresses as the pool has frames; ENOMEM; EIO,
+ * ETIMEDOUT if it does not work; EPERM, also without CAP_SYS_RAWIO if there is no
+ * IOMMU; EPROTO if the region is dead; EBADF; EMFILE; EINTR.
+ */
+struct exmap_nvme_open {
+	__u64 flags;
+	__u32 segment;
+	__u8 bus;
+	__u8 device;
+	__u8 function;
+	__u8 reserved8;
+	__u32 depth;
+	__u32 prp_pages;
+	__u64 reserved[4];
+};
+
+/* exmap_nvme_info.features */
+#define EXMAP_NVME_IOMMU		1	/* @iova_base holds */
+#define EXMAP_NVME_WRITE_CACHE		2	/* volatile: durable after a Flush */
+
+/**
+ * struct exmap_nvme_info - what a queue is; on its descriptor
+ * @flags: in: 0
+ * @features: EXMAP_NVME_*
+ * @error: 0, or the errno of what has become of the queue
+ * @qid: its number at the controller
+ * @depth: entries of each queue
+ * @nsid: the namespace that the rest speaks of, the first active one
+ * @lba_size: bytes in a block, 512 or 4096
+ * @max_transfer: bytes that a command can transfer, with one page of PRP list
+ * @namespace_lbas: blocks
+ * @iova_base: where the controller sees frame 0
+ * @prp_base: where it sees the PRP memory
+ * @prp_pages: length of that
+ * @doorbell_stride: bytes between doorbells
+ * @sq_doorbell: offset of the submission queue's doorbell in the mapping
+ * @cq_doorbell: the completion queue's
+ * @doorbell_bytes: length of that mapping
+ * @oncs: optional NVM commands, as in Identify Controller
+ *
+ * Also looks whether the controller has failed.
+ */
+struct exmap_nvme_info {
+	__u64 flags;
+	__u64 features;
+	__u32 error;
+	__u32 qid;
+	__u32 depth;
+	__u32 nsid;
+	__u32 lba_size;
+	__u32 max_transfer;
+	__u64 namespace_lbas;
+	__u64 iova_base;
+	__u64 prp_base;
+	__u32 prp_pages;
+	__u32 doorbell_stride;
+	__u32 sq_doorbell;
+	__u32 cq_doorbell;
+	__u32 doorbell_bytes;
+	__u32 oncs;
+	__u64 reserved[4];
+};
+
+/**
+ * struct exmap_nvme_reset - reset the controller; on the descriptor of a queue
+ * @flags: 0
+ *
+ * On return all its queues are dead, and no command is in flight.  EIO or ENODEV
+ * if this queue was dead already.
+ */
+struct exmap_nvme_reset {
+	__u64 flags;
+	__u64 reserved[3];
+};
+
+/**
+ * struct exmap_nvme_addresses - where the controller sees frames; on a queue
+ * @flags: 0
+ * @start: first frame
+ * @count: how many
+ * @addresses: address of @count __u64; 0 for a frame that does not exist
+ */
+struct exmap_nvme_addresses {
+	__u64 flags;
+	__u64 start;
+	__u64 count;
+	__u64 addresses;
+};
+
 #define EXMAP_IOCTL_INFO	_IOWR('k', 16, struct exmap_info)
 #define EXMAP_IOCTL_COUNTERS	_IOWR('k', 17, struct exmap_counters)
 #define EXMAP_IOCTL_SCAN	_IOW('k', 18, struct exmap_scan)
@@ -598,5 +750,9 @@ struct exmap_snapshot_diff {
 #define EXMAP_IOCTL_SNAPSHOT_INFO	_IOWR('k', 23, struct exmap_snapshot_info)
 #define EXMAP_IOCTL_SNAPSHOT_PAGES	_IOW('k', 24, struct exmap_snapshot_pages)
 #define EXMAP_IOCTL_SNAPSHOT_DIFF	_IOW('k', 25, struct exmap_snapshot_diff)
+#define EXMAP_IOCTL_NVME_OPEN		_IOW('k', 32, struct exmap_nvme_open)
+#define EXMAP_IOCTL_NVME_INFO		_IOWR('k', 33, struct exmap_nvme_info)
+#define EXMAP_IOCTL_NVME_RESET		_IOW('k', 34, struct exmap_nvme_reset)
+#define EXMAP_IOCTL_NVME_ADDRESSES	_IOW('k', 35, struct exmap_nvme_addresses)
 
 #endif /* _UAPI_EXMAP_H */

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * exmap - NVMe controllers that user space drives: internal types.
+ *
+ * "Base" is the NVM Express Base Specification 2.0, "PCIe" the NVMe over PCIe
+ * Transport Specification 1.0.
+ *
+ * Whoever drives a queue can make the controller read and write whatever the
+ * controller's IOMMU domain maps.  So all of it belongs to one region at a time:
+ * its frames, its queues, and three pages of ours, of which only the admin
+ * completion queue can be written (the owner can forge completions of admin
+ * commands, and nothing but the IOMMU stands between a frame that is given back
+ * and a controller that lies).
+ */
+#ifndef _EXMAP_NVME_H
+#define _EXMAP_NVME_H
+
+#include <linux/bitmap.h>
+#include <linux/iommu.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/nvme.h>
+#include <linux/pci.h>
+
+#include "exmap.h"
+
+#define EXMAP_NVME_QUEUES	64	/* I/O queues of a controller, at most */
+#define EXMAP_NVME_ADMIN_DEPTH	32
+/*
+ * I/O virtual addresses: a window for each queue by its id, 0 being ours, then
+ * the pool.  All of it lies above what firmware and interrupts use.
+ */
+#define EXMAP_NVME_WINDOWS	0x100000000ULL
+#define EXMAP_NVME_WINDOW	0x1000000ULL
+#define EXMAP_NVME_WINDOW_CQ	0x100000ULL
+#define EXMAP_NVME_WINDOW_DATA	0x200000ULL
+#define EXMAP_NVME_POOL		0x400000000ULL
+
+/* Base 3.3.3.1 and 3.3.3.2: the sizes that CC.IOSQES and CC.IOCQES declare */
+static_assert(sizeof(struct nvme_command) == 64);
+static_assert(sizeof(struct nvme_completion) == 16);
+
+/**
+ * struct exmap_nvme_block - contiguous memory that the controller uses
+ * @pages: the first of @nr pages, each with a reference of its own
+ * @nr: how many; 0 if there is none
+ * @addr: where the controller sees it
+ */
+struct exmap_nvme_block {
+	struct page *pages;
+	unsigned int nr;
+	u64 addr;
+};
+
+/* The queue of admin commands, one at a time: protected by the controller's lock. */
+struct exmap_nvme_admin {
+	struct exmap_nvme_block sq;
+	struct exmap_nvme_block cq;
+	struct exmap_nvme_block data;
+	u16 sq_tail;
+	u16 cq_head;
+	u16 phase;
+	u16 cid;
+};
+
+enum exmap_nvme_state {
+	EXMAP_NVME_LIVE,	/* enabled */
+	EXMAP_NVME_DOWN,	/* reset after an error; the next owner starts it again */
+	EXMAP_NVME_GONE,	/* given back, or unplugged */
+};
+
+/**
+ * struct exmap_nvme_controller - a controller that is bound to exmap-nvme
+ * @ref: the driver's, until the controller is given back, and one for each queue
+ * @node: in the list of controllers
+ * @pdev: the device; valid unless @state is GONE
+ * @lock: protects all below but what start_controller has found out
+ * @bar: registers
+ * @doorbells: physical address of the first doorbell
+ * @stride: bytes between doorbells
+ * @cap: controller capabilities
+ * @domain: what it can reach; NULL without an IOMMU
+ * @limit: end of the addresses that it has
+ * @nsid: the namespace
+ * @lba_shift: its block size
+ * @nr_lbas: its size
+ * @max_transfer: bytes of one command
+ * @oncs: optional NVM commands
+ * @vwc: there is a volatile write cache
+ * @nr_queues: queue ids are 1 to this
+ * @state: see above
+ * @region: the owner: its pool is mapped; a reference of each queue keeps it
+ * @nr_frames: frames of its pool that are mapped, and holes
+ * @queues: that may be in use by the controller
+ * @qids: theirs
+ */
+struct exmap_nvme_controller {
+	struct kref ref;
+	struct list_head node;
+	struct pci_dev *pdev;
+	struct mutex lock;	/* see above */
+	void __iomem *bar;
+	phys_addr_t doorbells;
+	u32 stride;
+	u64 cap;
+	struct iommu_domain *domain;
+	u64 limit;
+	struct exmap_nvme_admin admin;
+	u32 nsid;
+	u32 lba_shift;
+	u64 nr_lbas;
+	u32 max_transfer;
+	u16 oncs;
+	bool vwc;
+	unsigned int nr_queues;
+	enum exmap_nvme_state state;
+	struct exmap_region *region;
+	u32 nr_frames;
+	struct list_head queues;
+	DECLARE_BITMAP(qids, EXMAP_NVME_QUEUES + 1);
+};
+
+/**
+ * struct exmap_nvme_queue - an I/O queue pair; what its descriptor stands for
+ * @node: in controller->queues while @error is 0
+ * @ctrl: a reference
+ * @region: a reference
+ * @mapping: through which its mappings are found
+ * @map_lock: protects @revoked; nests in mmap_lock
+ * @revoked: the doorbells are no longer ours to give
+ * @dummy: what is seen in their place
+ * @error: 0, or why the controller has forgotten it; protected by ctrl->lock
+ * @qid: of the submission and the completion queue
+ * @depth: entries of each
+ * @sq: submission queue
+ * @cq: completion queue
+ * @prp: for lists of PRP entries
+ * @charged: pages charged to RLIMIT_MEMLOCK
+ */
+struct exmap_nvme_queue {
+	struct list_head node;
+	struct exmap_nvme_controller *ctrl;
+	struct exmap_region *region;
+	struct address_space *mapping;
+	struct mutex map_lock;	/* see above */
+	bool revoked;
+	struct page *dummy;
+	int error;
+	u16 qid;
+	u32 depth;
+	struct exmap_nvme_block sq;
+	struct exmap_nvme_block cq;
+	struct exmap_nvme_block prp;
+	unsigned long charged;
+};
+
+typedef int (*exmap_nvme_owned_fn)(struct exmap_nvme_controller *ctrl, void *arg);
+
+/* controller.c */
+struct exmap_nvme_controller *exmap_nvme_controller_find(const struct exmap_nvme_open *args);
+void exmap_nvme_controller_put(struct exmap_nvme_controller *ctrl);
+int exmap_nvme_controller_start(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error);
+void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl);
+int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_command *cmd,
+				u32 *result);
+int exmap_nvme_visit_owned(struct exmap_region *region, exmap_nvme_owned_fn fn, void *arg);
+
+/* The doorbells of a queue: PCIe 3.1.2.  Offset from the first one of the controller. */
+static inline u64 exmap_nvme_doorbell(const struct exmap_nvme_controller *ctrl, unsigned int qid,
+				      bool cq)
+{
+	return (u64)(2 * qid + cq) * ctrl->stride;
+}
+
+/* queue.c */
+void exmap_nvme_queue_revoke_all(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_queue_drop_all(struct exmap_nvme_controller *ctrl, int error);
+
+/* dma.c */
+int exmap_nvme_dma_attach(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_dma_detach(struct exmap_nvme_controller *ctrl);
+int exmap_nvme_block_create(struct exmap_nvme_controller *ctrl, struct exmap_nvme_block *block,
+			    unsigned int nr, u64 iova, int prot);
+void exmap_nvme_block_unmap(struct exmap_nvme_controller *ctrl, struct exmap_nvme_block *block);
+void exmap_nvme_block_free(struct exmap_nvme_block *block);
+int exmap_nvme_pool_map(struct exmap_nvme_controller *ctrl, struct exmap_region *region);
+void exmap_nvme_pool_unmap(struct exmap_nvme_controller *ctrl);
+
+#endif /* _EXMAP_NVME_H */
