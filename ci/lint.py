@@ -96,7 +96,7 @@ def _sparse(name: str) -> str | None:
     kernel = kernels.find(name)
     try:
         # everything anew, so that sparse sees it
-        for stale in (kernels.ROOT / "build" / f"kmod-{kernel.release}").glob("*.o"):
+        for stale in (kernels.ROOT / "build" / f"kmod-{kernel.release}").rglob("*.o"):
             stale.unlink()
         module = kernels.build_module(kernel, "C=2", "W=1")
     except kernels.ModuleBuildFailed as error:
