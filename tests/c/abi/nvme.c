@@ -482,50 +482,84 @@ CASE(nvme_reaches_the_frames_of_a_pool_that_grew)
 	CHECK(!address_of(&q, 400));
 }
 
-/* Each of 128 commands reads 16 pages of this. */
-static void write_poison(struct region *r, struct queue *q)
+static void write_poison(struct region *r, struct queue *q, unsigned int nr)
 {
-	memset(r->mem, 0xee, 16 * PAGE);
-	CHECK(!transfer(q, r, WRITE_COMMAND, 0, 16, 0));
+	memset(r->mem, 0xee, nr * PAGE);
+	CHECK(!transfer(q, r, WRITE_COMMAND, 0, nr, 0));
 }
+
+enum { VICTIM_PAGES = 2048, VICTIM_QUEUES = 6 };
+
+/* Hold the descriptors until the other end of a pipe is closed. */
+static void inherit(int wait)
+{
+	char byte;
+
+	if (fork())
+		return;
+	while (read(wait, &byte, 1) > 0)
+		;
+	_exit(0);
+}
+
+struct victim {
+	int ends[2];
+	bool heir; /* somebody has the queue's descriptor when its owner is gone */
+};
 
 static void die_with_reads_in_flight(void *arg)
 {
-	struct region r = pool_of(2048);
-	struct queue q;
-	unsigned int i;
+	struct victim *victim = arg;
+	struct region r = pool_of(VICTIM_PAGES);
+	struct queue q[VICTIM_QUEUES];
+	unsigned int i, k, nr;
 
-	(void)arg;
+	CHECK(!close(victim->ends[1]));
 	alloc_all(&r);
-	q = open_queue(&r);
-	write_poison(&r, &q);
-	for (i = 0; i < 128; i++)
-		add(&q, &r, READ_COMMAND, i * 16, 16, 0);
-	ring(&q);
+	for (k = 0; k < VICTIM_QUEUES; k++)
+		q[k] = open_queue(&r);
+	nr = q[0].info.max_transfer / (unsigned int)PAGE;
+	if (nr > 128)
+		nr = 128;
+	write_poison(&r, &q[0], nr);
+	if (victim->heir)
+		inherit(victim->ends[0]);
+	/* enough to take longer than what the parent does next */
+	for (k = 0; k < VICTIM_QUEUES; k++) {
+		for (i = 0; i < 250; i++)
+			add(&q[k], &r, READ_COMMAND, i * nr % (VICTIM_PAGES - nr + 1), nr, 0);
+	}
+	for (k = 0; k < VICTIM_QUEUES; k++)
+		ring(&q[k]);
 	raise(SIGKILL);
 }
 
 CASE(nvme_reads_in_flight_do_not_outlive_their_owner)
 {
-	const size_t size = 2048 * PAGE;
+	const size_t size = 4 * VICTIM_PAGES * PAGE;
+	struct victim victim;
 	unsigned int round;
 	size_t i;
 
 	controller();
-	for (round = 0; round < 10; round++) {
-		int status = in_child(die_with_reads_in_flight, NULL);
+	for (round = 0; round < 6; round++) {
+		int status;
 		char *mem;
 
+		CHECK(!pipe(victim.ends));
+		victim.heir = round % 2;
+		status = in_child(die_with_reads_in_flight, &victim);
 		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 		/* what was freed last is taken first */
 		mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 		CHECK(mem != MAP_FAILED);
 		memset(mem, 0x11, size);
-		usleep(100000);
-		for (i = 0; i < size; i++)
+		usleep(1000000);
+		for (i = 0; i < size; i += 64)
 			CHECK(mem[i] == 0x11);
 		CHECK(!munmap(mem, size));
+		CHECK(!close(victim.ends[0]) && !close(victim.ends[1]));
 	}
 }
 
@@ -599,7 +633,7 @@ CASE(nvme_controller_does_not_reach_foreign_memory)
 		_exit(SKIP);
 	}
 	alloc_all(&r);
-	write_poison(&r, &q);
+	write_poison(&r, &q, 1);
 	for (i = 0; i < 4; i++) {
 		add(&q, &r, READ_COMMAND, 0, 1, 0);
 		c = &q.sq[(q.tail + DEPTH - 1) % DEPTH];
