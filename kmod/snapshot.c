@@ -534,12 +534,23 @@ static void free_snapshot(struct rcu_head *rcu)
 	kfree(snap);
 }
 
+/* True if the region is dead, and no NVMe queue will ever write to its frames. */
+static bool is_dead(struct exmap_region *region)
+{
+	if (!READ_ONCE(region->dead))
+		return false;
+	/* whoever opens a queue later finds it dead */
+	mutex_lock(&region->setup);
+	exmap_nvme_region_release(region);
+	mutex_unlock(&region->setup);
+	return true;
+}
+
 /* Nobody will ever use the frames that the snapshot has given back. */
 static void trim_dead_region(struct exmap_region *region)
 {
 	exmap_region_freeze(region);
-	if (region->dead)
-		exmap_pool_trim(&region->pool);
+	exmap_pool_trim(&region->pool);
 	exmap_region_thaw(region);
 }
 
@@ -547,7 +558,7 @@ static void trim_dead_region(struct exmap_region *region)
 void exmap_snapshot_destroy(struct exmap_snapshot *snap)
 {
 	struct exmap_region *region = snap->region;
-	bool frozen;
+	bool dead = is_dead(region), frozen;
 
 	down_write(&region->snapshots_lock);
 	frozen = !list_empty(&snap->node);
@@ -557,7 +568,8 @@ void exmap_snapshot_destroy(struct exmap_snapshot *snap)
 		atomic_inc(&exmap_snapshots_seq);
 	}
 	give_reserve(snap);
-	trim_dead_region(region);
+	if (dead)
+		trim_dead_region(region);
 	up_write(&region->snapshots_lock);
 	if (frozen)
 		exmap_netlink_snapshot_event(snap, EXMAP_GENL_CMD_SNAPSHOT_GONE);

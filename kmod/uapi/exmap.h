@@ -215,13 +215,15 @@
  * the last descriptor and mapping of a queue, and when the address space ends,
  * the queue is deleted; if that fails the controller is reset; and frames are
  * taken out of its reach before they are freed.  A queue holds the region as an
- * open descriptor does.
+ * open descriptor does.  If the region dies by munmap its queues go on until a
+ * snapshot of it ends, which frees frames, and deletes them first.
  *
  * An error of the controller does not show by itself: commands do not complete.
  * Whoever has waited too long asks NVME_INFO, whose `error` says that the queue is
  * dead: EIO after a fatal error or a reset (NVME_RESET does one), ENODEV when the
- * controller was unbound or unplugged.  Doorbells of a dead queue are ordinary
- * memory that nobody reads.  After EIO a new queue can be opened.
+ * controller was unbound or unplugged, or the queue deleted.  Doorbells of a dead
+ * queue are ordinary memory that nobody reads.  After EIO a new queue can be
+ * opened.
  *
  * Without an IOMMU all this is refused, unless the module was loaded with
  * unsafe_noiommu=1, which taints the kernel when a controller is bound, and the

@@ -581,6 +581,25 @@ CASE(nvme_queue_survives_the_mapping_and_the_descriptor_of_its_region)
 	close_queue(&q);
 }
 
+CASE(nvme_queue_of_a_dead_region_ends_before_frames_are_freed)
+{
+	struct region r = open_region(512, 512, 1, EXMAP_SNAPSHOTS, -1);
+	struct exmap_snapshot_create create = { .count = 512 };
+	struct queue q = open_queue(&r);
+	int snapshot;
+
+	alloc_all(&r);
+	snapshot = ioctl(r.fd, EXMAP_IOCTL_SNAPSHOT, &create);
+	CHECK(snapshot >= 0);
+	CHECK(!munmap(r.mem, r.pages * PAGE));
+	CHECK(!info_of(q.fd).error);
+	FAILS(try_queue(&r), EPROTO);
+	CHECK(!close(snapshot));
+	CHECK(info_of(q.fd).error == ENODEV);
+	/* nothing traps */
+	ring(&q);
+}
+
 CASE(nvme_errors_of_commands_are_completions)
 {
 	struct region r = pool_of(64);
