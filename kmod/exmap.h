@@ -5,11 +5,11 @@
  * LOCK ORDER, outermost first
  *
  *	region->setup		SETUP, RESIZE, CLONE; never taken below mmap_lock
- *	controllers_lock	(nvme/controller.c) the list of controllers
+ *	controllers_lock	(nvme/pci.c) the list of controllers
  *	controller->lock	admin commands, queues, owner
  *	interface->io_lock	one READ or WRITE at a time, its I/O included
  *	mm->mmap_lock		(populating a chunk, page faults)
- *	queue->map_lock		(nvme/queue.c) whether doorbells may be mapped
+ *	queue->map_lock		(nvme/file.c) whether doorbells may be mapped
  *	region->snapshots_lock	for writing: create, break, destroy
  *	chunk->view_lock	what views map of the chunk
  *				(mmu notifiers)

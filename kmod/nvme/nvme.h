@@ -157,15 +157,19 @@ struct exmap_nvme_queue {
 
 typedef int (*exmap_nvme_owned_fn)(struct exmap_nvme_controller *ctrl, void *arg);
 
-/* controller.c */
+/* pci.c */
 struct exmap_nvme_controller *exmap_nvme_controller_find(const struct exmap_nvme_open *args);
 void exmap_nvme_controller_put(struct exmap_nvme_controller *ctrl);
+int exmap_nvme_visit_owned(struct exmap_region *region, exmap_nvme_owned_fn fn, void *arg);
+
+/* controller.c */
+int exmap_nvme_controller_probe(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_controller_stop(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_start(struct exmap_nvme_controller *ctrl);
 void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error);
 void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_command *cmd,
 				u32 *result);
-int exmap_nvme_visit_owned(struct exmap_region *region, exmap_nvme_owned_fn fn, void *arg);
 
 /* The doorbells of a queue: PCIe 3.1.2.  Offset from the first one of the controller. */
 static inline u64 exmap_nvme_doorbell(const struct exmap_nvme_controller *ctrl, unsigned int qid,
@@ -174,7 +178,25 @@ static inline u64 exmap_nvme_doorbell(const struct exmap_nvme_controller *ctrl, 
 	return (u64)(2 * qid + cq) * ctrl->stride;
 }
 
+/* From the page of the first doorbell to the end of the page of the last. */
+static inline u64 exmap_nvme_doorbell_start(const struct exmap_nvme_queue *queue)
+{
+	return round_down(exmap_nvme_doorbell(queue->ctrl, queue->qid, false), PAGE_SIZE);
+}
+
+static inline u64 exmap_nvme_doorbell_bytes(const struct exmap_nvme_queue *queue)
+{
+	u64 last = exmap_nvme_doorbell(queue->ctrl, queue->qid, true);
+
+	return round_down(last, PAGE_SIZE) + PAGE_SIZE - exmap_nvme_doorbell_start(queue);
+}
+
 /* queue.c */
+struct exmap_nvme_queue *exmap_nvme_queue_alloc(struct exmap_region *region,
+						const struct exmap_nvme_open *args);
+int exmap_nvme_queue_create(struct exmap_nvme_queue *queue, u32 prp_pages);
+void exmap_nvme_queue_delete(struct exmap_nvme_queue *queue);
+void exmap_nvme_queue_free(struct exmap_nvme_queue *queue);
 void exmap_nvme_queue_revoke_all(struct exmap_nvme_controller *ctrl);
 void exmap_nvme_queue_drop_all(struct exmap_nvme_controller *ctrl, int error);
 
