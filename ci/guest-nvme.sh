@@ -1,18 +1,14 @@
 #!/bin/sh
-# Give the guest's first NVMe controller to exmap-nvme, and run those cases of a program
-# made of tests/c/abi whose names begin with nvme_, or the ones that are named.
-program=$1
+# Give an NVMe controller of the guest, by the serial number of its disk, to exmap-nvme;
+# then run the command that follows.
+serial=$1
 shift
-address=$(basename "$(readlink -f /sys/class/nvme/nvme0/device)")
-device=/sys/bus/pci/devices/$address
+for controller in /sys/class/nvme/*; do
+	[ "$(tr -d ' ' <"$controller/serial")" = "$serial" ] && break
+done
+device=$(readlink -f "$controller/device")
+address=$(basename "$device")
 echo exmap-nvme >"$device/driver_override"
 echo "$address" >"$device/driver/unbind"
 echo "$address" >/sys/bus/pci/drivers/exmap-nvme/bind || exit 1
-failed=0
-for name in ${*:-$("$program" list | grep ^nvme_)}; do
-	"$program" run "$name" </dev/null
-	code=$?
-	echo "$code $name" | tee -a "$EXMAP_OUT/cases"
-	[ $code = 0 ] || failed=1
-done
-exit $failed
+exec "$@"

@@ -6,6 +6,7 @@ guest and a failed linter being failures.
 """
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ import vm
 __all__ = ["Outcome", "main", "read_cases", "read_junit"]
 
 GUEST_SUITE = "ci/guest-suite.sh"
+# takes the serial number of a disk, then a command
+GUEST_NVME = "ci/guest-nvme.sh"
 # a case of tests/c/abi that lacks something exits with
 SKIP = 77
 
@@ -89,10 +92,10 @@ def run_host(outcome: Outcome) -> None:
 
 
 def _vm_guest(kernel: str) -> vm.Guest:
-    disks = ("512M", "512M")
+    guest = vm.Guest(kernel=kernel, nvme=("512M", "512M", "256M"), iommu=True, load=True, timeout=1500.0)
     if kernel.startswith("debug"):
-        return vm.Guest(kernel=kernel, nvme=disks, load=True, kmemleak=True, timeout=3000.0)
-    return vm.Guest(kernel=kernel, nvme=disks, load=True, timeout=1500.0)
+        return dataclasses.replace(guest, kmemleak=True, timeout=3000.0)
+    return guest
 
 
 def _add_complaints(outcome: Outcome, result: vm.Result) -> None:
@@ -104,7 +107,8 @@ def run_vm(outcome: Outcome, kernel: str) -> None:
     """Run tests/vm in one boot of a kernel."""
     log = kernels.ROOT / f"build/vm-{kernel}.log"
     with vm.results_directory() as out:
-        result = vm.run(_vm_guest(kernel), ["sh", GUEST_SUITE], out=out, log=log)
+        command = ["sh", GUEST_NVME, "exmap2", "sh", GUEST_SUITE]
+        result = vm.run(_vm_guest(kernel), command, out=out, log=log)
         read_junit(out / "junit.xml", outcome)
     _add_complaints(outcome, result)
     if result.returncode and not outcome.failed:
@@ -144,11 +148,12 @@ def run_vm_short(outcome: Outcome, kernel: str) -> None:
         return
     program = kernels.ROOT / "build/abi-short/abi"
     names = _build_cases(program)
-    guest = vm.Guest(kernel=kernel, load=True, timeout=600.0)
+    guest = vm.Guest(kernel=kernel, nvme=("256M",), iommu=True, load=True, timeout=600.0)
+    command = ["sh", GUEST_NVME, "exmap0", "sh", "ci/guest-abi.sh", str(program)]
     log = kernels.ROOT / f"build/vm-short-{kernel}.log"
     with vm.results_directory() as out:
         try:
-            result = vm.run(guest, ["sh", "ci/guest-abi.sh", str(program)], out=out, log=log)
+            result = vm.run(guest, command, out=out, log=log)
         finally:
             read_cases(out / "cases", names, outcome)
     _add_complaints(outcome, result)
