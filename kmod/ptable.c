@@ -188,7 +188,7 @@ void exmap_pte_clear_dirty(struct exmap_walk *walk, u64 page)
 	change_pte(exmap_pte_of(walk, page), pte_mkclean);
 }
 
-/* The caller flushes, or knows that no TLB has the entry. */
+/* The caller flushes. */
 void exmap_pte_protect(struct exmap_walk *walk, u64 page)
 {
 	change_pte(exmap_pte_of(walk, page), pte_wrprotect);

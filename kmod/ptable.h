@@ -121,6 +121,14 @@ static __always_inline bool exmap_pte_map(struct exmap_walk *walk, u64 page, str
 	return stale;
 }
 
+/* No TLB has the entry, and no processor sets bits in a table that is not in the tree. */
+static __always_inline void exmap_pte_protect_parked(struct exmap_walk *walk, u64 page)
+{
+	pte_t *ptep = exmap_pte_of(walk, page);
+
+	WRITE_ONCE(*ptep, pte_wrprotect(*ptep));
+}
+
 static __always_inline pte_t exmap_pte_clear(struct exmap_walk *walk, u64 page)
 {
 	return ptep_get_and_clear(walk->region->mm, exmap_region_address(walk->region, page),

@@ -736,8 +736,19 @@ static struct mempolicy *region_get_policy(EXMAP_GET_POLICY_ARGS)
 #define REGION_GET_POLICY
 #endif
 
+/*
+ * Nothing is mapped around a page.  Since Linux 6.6 the core calls fault and
+ * mkwrite under the lock of the vma alone if there is a map_pages, and without
+ * it goes back for mmap_lock each time.
+ */
+static vm_fault_t region_map_pages(struct vm_fault *vmf, pgoff_t start, pgoff_t end)
+{
+	return 0;
+}
+
 static const struct vm_operations_struct region_vm_ops = {
 	.fault		= region_fault,
+	.map_pages	= region_map_pages,
 	.may_split	= region_may_split,
 	.mremap		= region_mremap,
 	.mprotect	= region_mprotect,
@@ -747,6 +758,7 @@ static const struct vm_operations_struct region_vm_ops = {
 /* mkwrite forbids long-term pins for writing, so only those regions have it that need it */
 static const struct vm_operations_struct region_mkwrite_vm_ops = {
 	.fault		= region_fault,
+	.map_pages	= region_map_pages,
 	.page_mkwrite	= region_page_mkwrite,
 	.pfn_mkwrite	= region_pfn_mkwrite,
 	.may_split	= region_may_split,

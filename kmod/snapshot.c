@@ -135,24 +135,28 @@ static void fill_record(struct exmap_chunk *chunk, struct exmap_record *record)
 {
 	unsigned int i;
 
+	record->nr_frames = 0;
+	record->pinned = false;
 	for (i = 0; i < EXMAP_CHUNK_PAGES; i++)
 		record->words[i] = EXMAP_RES_MAPPED(READ_ONCE(chunk->words[i])) ? SAME : 0;
 }
 
 /* Write-protect what is shared, and say so in the residency words.  Both locks are held. */
-static void protect(struct exmap_walk *walk, struct exmap_snapshot *snap)
+static void protect(struct exmap_walk *walk, const struct exmap_record *record)
 {
 	struct exmap_chunk *chunk = walk->chunk;
 	u64 page = walk->nr * EXMAP_CHUNK_PAGES;
+	bool parked = !chunk->ptes;
 	unsigned int i;
 
 	for (i = 0; i < EXMAP_CHUNK_PAGES; i++) {
-		u32 word = READ_ONCE(chunk->words[i]);
-
-		if (!EXMAP_RES_MAPPED(word) || !is_shared(snap, walk->nr, i))
+		if (record->words[i] != SAME)
 			continue;
-		exmap_pte_protect(walk, page + i);
-		WRITE_ONCE(chunk->words[i], word | EXMAP_RES_SNAPSHOT);
+		if (parked)
+			exmap_pte_protect_parked(walk, page + i);
+		else
+			exmap_pte_protect(walk, page + i);
+		WRITE_ONCE(chunk->words[i], READ_ONCE(chunk->words[i]) | EXMAP_RES_SNAPSHOT);
 	}
 }
 
@@ -174,7 +178,7 @@ static bool prepare(struct exmap_walk *walk, struct exmap_record **record)
 		*record = NULL;
 	}
 	if (snap && ready)
-		protect(walk, snap);
+		protect(walk, *record_of(snap, walk->nr));
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
 	return ready;
@@ -184,7 +188,7 @@ static bool prepare(struct exmap_walk *walk, struct exmap_record **record)
  * exmap_snapshot_attach - plug the table of a parked chunk in again
  * @region: an interface of it is held
  * @nr: the chunk
- * @record: zeroed, or NULL; set to NULL if it was used
+ * @record: of any content, or NULL; set to NULL if it was used
  *
  * The chunk stays parked if it takes a record and there is none.
  */
@@ -206,7 +210,7 @@ void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_rec
 
 struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp)
 {
-	return kzalloc(sizeof(struct exmap_record), gfp);
+	return kmalloc(sizeof(struct exmap_record), gfp);
 }
 
 /* The copy goes to the reservation's account, else to the interface's. */
