@@ -85,7 +85,7 @@ static inline u32 exmap_bind_page(u64 bind)
 }
 
 /**
- * struct exmap_record - what a snapshot holds of a chunk (snapshot.c)
+ * struct exmap_record - what a snapshot holds of a chunk (record.c)
  * @next: in exmap_pool.spares
  * @nr_frames: how many of @words are frames
  * @pinned: some of them may have a foreign reference
@@ -647,14 +647,24 @@ int exmap_snapshot_freeze(struct exmap_snapshot *snap, u64 frames);
 void exmap_snapshot_destroy(struct exmap_snapshot *snap);
 void exmap_snapshot_break(struct exmap_region *region, u64 nr);
 void exmap_snapshot_unview(struct exmap_region *region, u64 nr);
-u64 exmap_snapshot_frames(struct exmap_snapshot *snap);
+
+/* record.c */
+static inline bool exmap_snapshot_covers(const struct exmap_snapshot *snap, u64 nr)
+{
+	return nr - snap->first < snap->nr_chunks;
+}
+
 u32 exmap_snapshot_resolve(struct exmap_snapshot *snap, u64 nr, unsigned int i);
 struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp);
+bool exmap_snapshot_prepare(struct exmap_walk *walk, struct exmap_record **record);
 void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_record **record);
 int exmap_snapshot_unshare(struct exmap_op *op, u64 page);
 int exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old);
 void exmap_snapshot_leave_chunk(struct exmap_region *region, u64 nr,
 				void (*drop)(struct exmap_region *region, u64 page, u32 *word));
+void exmap_snapshot_set_absent(struct exmap_snapshot *snap, u64 nr);
+struct exmap_record *exmap_snapshot_detach_chunk(struct exmap_snapshot *snap, u64 nr);
+u64 exmap_snapshot_frames(struct exmap_snapshot *snap);
 
 /* view.c */
 int exmap_view_init(void);
