@@ -20,11 +20,11 @@ TYPES = {
     "__s32": "int32_t",
     "__aligned_u64": "unsigned long long",
 }
-SYSTEM_HEADERS = ("stdbool.h", "stddef.h", "stdint.h", "linux/types.h", "linux/ioctl.h")
+SYSTEM_HEADERS = ("errno.h", "stdbool.h", "stddef.h", "stdint.h", "linux/types.h", "linux/ioctl.h")
 
 
 def _preprocess(*options: str) -> str:
-    """Run the preprocessor over exmap_user.h with empty system headers."""
+    """Run the preprocessor over ffi.h, which includes the others, with empty system headers."""
     with tempfile.TemporaryDirectory() as empty:
         for name in SYSTEM_HEADERS:
             path = Path(empty) / name
@@ -33,7 +33,7 @@ def _preprocess(*options: str) -> str:
         includes = [f"-I{ROOT / path}" for path in INCLUDES]
         types = [f"-D{name}={value}" for name, value in TYPES.items()]
         command = ["gcc", "-E", "-P", *options, "-nostdinc", f"-I{empty}", *includes, *types]
-        header = str(ROOT / "libexmap/include/exmap_user.h")
+        header = str(ROOT / "libexmap/src/ffi.h")
         return subprocess.run([*command, header], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
@@ -65,29 +65,19 @@ def _constants() -> str:
 
 def declarations() -> str:
     """Return what ffi.cdef gets."""
-    inlines = """
-    bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page);
-    void *exmap_ffi_page(const struct exmap *ex, uint64_t page);
-    const void *exmap_ffi_snapshot_page(const struct exmap_snapshot *snap, uint64_t page);
-    """
-    return _constants() + _without_bit_fields(_without_inlines(_preprocess())) + inlines
+    return _constants() + _without_bit_fields(_without_inlines(_preprocess()))
 
 
 ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     "libexmap._ffi",
-    """
-    #include "exmap_user.h"
-    bool exmap_ffi_is_mapped(const struct exmap *ex, uint64_t page);
-    void *exmap_ffi_page(const struct exmap *ex, uint64_t page);
-    const void *exmap_ffi_snapshot_page(const struct exmap_snapshot *snap, uint64_t page);
-    """,
+    '#include "ffi.h"',
     sources=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "libexmap/src").glob("*.c")),
     include_dirs=INCLUDES,
     depends=[
-        *("libexmap/src/internal.h", "libexmap/src/posix.h"),
-        *("libexmap/include/exmap_user.h", "kmod/uapi/exmap.h"),
+        *("libexmap/src/internal.h", "libexmap/src/posix.h", "libexmap/src/ffi.h"),
+        *("libexmap/include/exmap_user.h", "libexmap/include/exmap_nvme.h", "kmod/uapi/exmap.h"),
     ],
     extra_compile_args=["-std=gnu11", "-O2"],
 )

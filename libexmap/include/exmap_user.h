@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "exmap.h" /* the ABI: struct exmap_iov, opcodes, flags */
+#include "exmap_nvme.h"
 
 #ifdef __cplusplus
 extern "C" {

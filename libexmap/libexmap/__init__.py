@@ -17,6 +17,7 @@ from libexmap.errors import (
     ForeignSnapshot,
     InvalidArgument,
     NoBacking,
+    NoController,
     NotInSnapshot,
     OutsideRegion,
     OutsideSnapshot,
@@ -24,16 +25,22 @@ from libexmap.errors import (
     PageBusy,
     PoolBusy,
     PoolExhausted,
+    QueueBusy,
+    QueueClosed,
+    QueueDead,
+    QueueTimeout,
     RegionClosed,
     RegionDead,
     SnapshotBroken,
     SnapshotClosed,
     SnapshotsDisabled,
+    TransferFailed,
 )
 from libexmap.interface import Interface
+from libexmap.nvme import NvmeQueue
 from libexmap.region import Region
 from libexmap.snapshot import Snapshot
-from libexmap.types import Backend, Counters, Info, Scan, SnapshotInfo
+from libexmap.types import Backend, Counters, Info, Results, Scan, SnapshotInfo
 
 __all__ = [
     "Backend",
@@ -47,20 +54,28 @@ __all__ = [
     "Interface",
     "InvalidArgument",
     "NoBacking",
+    "NoController",
     "NotInSnapshot",
+    "NvmeQueue",
     "OutsideRegion",
     "OutsideSnapshot",
     "PageAbsent",
     "PageBusy",
     "PoolBusy",
     "PoolExhausted",
+    "QueueBusy",
+    "QueueClosed",
+    "QueueDead",
+    "QueueTimeout",
     "Region",
     "RegionClosed",
     "RegionDead",
+    "Results",
     "Scan",
     "Snapshot",
     "SnapshotBroken",
     "SnapshotClosed",
     "SnapshotInfo",
     "SnapshotsDisabled",
+    "TransferFailed",
 ]

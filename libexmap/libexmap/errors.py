@@ -13,6 +13,7 @@ __all__ = [
     "ForeignSnapshot",
     "InvalidArgument",
     "NoBacking",
+    "NoController",
     "NotInSnapshot",
     "OutsideRegion",
     "OutsideSnapshot",
@@ -20,13 +21,19 @@ __all__ = [
     "PageBusy",
     "PoolBusy",
     "PoolExhausted",
+    "QueueBusy",
+    "QueueClosed",
+    "QueueDead",
+    "QueueTimeout",
     "RegionClosed",
     "RegionDead",
     "SnapshotBroken",
     "SnapshotClosed",
     "SnapshotsDisabled",
+    "TransferFailed",
     "error_of",
     "no_overflow",
+    "queue_error_of",
     "snapshot_error_of",
 ]
 
@@ -143,6 +150,42 @@ class ForeignSnapshot(ExmapError):
     advice = "compare snapshots of one region"
 
 
+class QueueBusy(ExmapError):
+    """EBUSY: commands are in flight; or the controller belongs to another region."""
+
+    advice = "wait for them; close the queues of the other region"
+
+
+class QueueDead(ExmapError):
+    """ENODEV: the controller is gone or was given back; or EIO: it failed, or was reset."""
+
+    advice = "close the queue; after EIO a new one can be opened"
+
+
+class QueueTimeout(QueueDead):
+    """ETIMEDOUT: nothing completed in time, and the controller was reset."""
+
+    advice = "close the queue and open a new one"
+
+
+class TransferFailed(ExmapError):
+    """EIO: the device could not carry out a command; the queue is alive."""
+
+    advice = "look at the device (exmapctl nvme smart); its other blocks may be fine"
+
+
+class NoController(ExmapError):
+    """ENODEV: no such controller is bound to exmap-nvme."""
+
+    advice = "bind it: driver_override in sysfs, or 'exmapctl nvme take'"
+
+
+class QueueClosed(ExmapError):
+    """EBADF: the queue was closed by this program."""
+
+    advice = "use the queue inside its with block"
+
+
 class SnapshotClosed(ExmapError):
     """EBADF: the snapshot was closed by this program."""
 
@@ -170,6 +213,14 @@ _OF_SNAPSHOT: dict[int, type[ExmapError]] = {
     errno.EXDEV: ForeignSnapshot,
 }
 
+# calls on an NVMe queue
+_OF_QUEUE: dict[int, type[ExmapError]] = {
+    errno.EIO: TransferFailed,
+    errno.ENODEV: QueueDead,
+    errno.ETIMEDOUT: QueueTimeout,
+    errno.EBUSY: QueueBusy,
+}
+
 
 def error_of(number: int, what: str, done: int = 0) -> ExmapError:
     """Return the exception for a positive errno."""
@@ -180,6 +231,12 @@ def snapshot_error_of(number: int, what: str) -> ExmapError:
     """Return the exception for a positive errno of a call on a snapshot."""
     kind = _OF_SNAPSHOT.get(number)
     return kind(number, what) if kind else error_of(number, what)
+
+
+def queue_error_of(number: int, what: str, done: int = 0) -> ExmapError:
+    """Return the exception for a positive errno of a call on an NVMe queue."""
+    kind = _OF_QUEUE.get(number)
+    return kind(number, what, done) if kind else error_of(number, what, done)
 
 
 @contextlib.contextmanager

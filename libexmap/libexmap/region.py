@@ -15,14 +15,17 @@ from libexmap._ffi import ffi, lib
 from libexmap.errors import (
     DeviceUnavailable,
     InvalidArgument,
+    NoController,
     OutsideRegion,
     RegionClosed,
     SnapshotsDisabled,
     error_of,
     no_overflow,
+    queue_error_of,
 )
 from libexmap.handle import Handle
 from libexmap.interface import Interface, Pages, _vector
+from libexmap.nvme import NvmeQueue
 from libexmap.snapshot import Snapshot
 from libexmap.types import Backend, Counters, Info, Scan
 
@@ -221,6 +224,30 @@ class Region:
             raise SnapshotsDisabled(errno.EOPNOTSUPP, "snapshot")
         self._check(ret, "snapshot")
         return Snapshot(out[0])
+
+    def nvme(self, device: str | os.PathLike[str], *, depth: int = 128, lba_size: int = 0) -> NvmeQueue:
+        """Open a queue of an NVMe controller, by its PCI address; on posix, of a file or block device.
+
+        depth is the number of entries; one less can be in flight. lba_size is 512 or 4096,
+        on posix only.
+
+        :raises NoController: it is not bound to exmap-nvme.
+        :raises QueueBusy: it belongs to another region.
+        :raises InvalidArgument: the address, depth or lba_size cannot be.
+        :raises OSError: anything else, on posix what open says.
+        """
+        out = ffi.new("struct exmap_nvme_queue **")
+        with self._handle.use() as ex, no_overflow("nvme"):
+            name = ffi.new("char[]", os.fsencode(device))
+            config = ffi.new("struct exmap_nvme_config *", (name, depth, lba_size))
+            ret = lib.exmap_nvme_open(ex, config, out)
+        if ret in (-errno.EBUSY, -errno.EINVAL, -errno.EPERM, -errno.EPROTO):
+            raise queue_error_of(-ret, f"nvme {os.fspath(device)}")
+        if ret == -errno.ENODEV:
+            raise NoController(errno.ENODEV, f"nvme {os.fspath(device)}")
+        if ret < 0:
+            raise OSError(-ret, os.strerror(-ret), os.fspath(device))
+        return NvmeQueue(self._handle, out[0])
 
     def unshare(self, pages: Pages) -> int:
         """Interface.unshare on interface 0, for the thread that it serves."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Backend", "Counters", "Info", "Scan", "SnapshotInfo"]
+__all__ = ["Backend", "Counters", "Info", "Results", "Scan", "SnapshotInfo"]
 
 
 class Backend(enum.StrEnum):
@@ -81,3 +81,17 @@ class SnapshotInfo:
     id: int
     region: int
     broken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What became of NVMe commands: the tag of each, and its status, which is 0 if it succeeded."""
+
+    tags: NDArray[np.uint64]
+    statuses: NDArray[np.uint32]
+
+    @property
+    def errors(self) -> NDArray[np.uint64]:
+        """Tags of the commands that failed."""
+        failed: NDArray[np.uint64] = self.tags[self.statuses != 0]
+        return failed

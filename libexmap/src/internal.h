@@ -23,6 +23,8 @@ struct exmap_ops {
 	int (*counters)(struct exmap *ex, struct exmap_counters *counters);
 	int (*snapshot)(struct exmap *ex, const struct exmap_snapshot_create *create,
 			struct exmap_snapshot **out);
+	int (*nvme)(struct exmap *ex, const struct exmap_nvme_config *config,
+		    struct exmap_nvme_queue **out);
 };
 
 /**
@@ -40,6 +42,20 @@ struct exmap_snapshot_ops {
 	int (*info)(struct exmap_snapshot *snap, struct exmap_snapshot_info *info);
 };
 
+/**
+ * struct exmap_nvme_ops - the same for NVMe queues
+ *
+ * close frees the whole struct exmap_nvme_queue.  address and ring are for queues
+ * that are slow.
+ */
+struct exmap_nvme_ops {
+	void (*close)(struct exmap_nvme_queue *queue);
+	int (*check)(struct exmap_nvme_queue *queue);
+	int (*reset)(struct exmap_nvme_queue *queue);
+	uint64_t (*address)(const struct exmap_nvme_queue *queue, uint64_t page, uint32_t word);
+	void (*ring)(struct exmap_nvme_queue *queue);
+};
+
 /* The public parts come first, so that one pointer serves for both. */
 struct exmap_base {
 	struct exmap pub;
@@ -51,6 +67,11 @@ struct exmap_snapshot_base {
 	const struct exmap_snapshot_ops *ops;
 };
 
+struct exmap_nvme_base {
+	struct exmap_nvme_queue pub;
+	const struct exmap_nvme_ops *ops;
+};
+
 int exmap_kernel_open(const struct exmap_config *config, struct exmap **out);
 int exmap_posix_open(const struct exmap_config *config, struct exmap **out);
 
@@ -58,5 +79,14 @@ int exmap_kernel_snapshot(struct exmap *ex, const struct exmap_snapshot_create *
 			  struct exmap_snapshot **out);
 int exmap_posix_snapshot(struct exmap *ex, const struct exmap_snapshot_create *create,
 			 struct exmap_snapshot **out);
+
+int exmap_kernel_nvme(struct exmap *ex, const struct exmap_nvme_config *config,
+		      struct exmap_nvme_queue **out);
+int exmap_posix_nvme(struct exmap *ex, const struct exmap_nvme_config *config,
+		     struct exmap_nvme_queue **out);
+
+/* The parts of a queue that both backends have: identifiers, tags, the region's words. */
+int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex, uint32_t depth);
+void exmap_nvme_exit(struct exmap_nvme_queue *queue);
 
 #endif /* EXMAP_INTERNAL_H */

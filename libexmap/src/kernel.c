@@ -106,6 +106,7 @@ static const struct exmap_ops kernel_ops = {
 	.info = kernel_info,
 	.counters = kernel_counters,
 	.snapshot = exmap_kernel_snapshot,
+	.nvme = exmap_kernel_nvme,
 };
 
 /* SETUP, then every mapping.  What was made so far is the caller's to close. */

@@ -647,6 +647,7 @@ static const struct exmap_ops posix_ops = {
 	.info = posix_info,
 	.counters = posix_counters,
 	.snapshot = exmap_posix_snapshot,
+	.nvme = exmap_posix_nvme,
 };
 
 /* The words twice: for us to write, for the user to read. */

@@ -220,6 +220,38 @@ static struct exmap_snapshot *snapshots(struct exmap *ex)
 	return old;
 }
 
+/* On posix the backing serves as the disk; the kernel's side is in tests/vm. */
+static void nvme(struct exmap *ex, const char *path)
+{
+	struct exmap_nvme_config config = { .device = path, .depth = 4 };
+	uint64_t pages[] = { 1, 2, 3, 4, 5, 6 }, lbas[] = { 0, 8, 16, 24, 32, 120 };
+	struct exmap_nvme_queue *queue;
+	size_t done;
+
+	config.depth = 1;
+	CHECK(exmap_nvme_open(ex, &config, &queue) == -EINVAL && !queue);
+	config.depth = 4;
+	if (ex->backend == EXMAP_BACKEND_KERNEL) {
+		CHECK(exmap_nvme_open(ex, &config, &queue) == -EINVAL && !queue);
+		config.device = "0000:ff:1f.7";
+		CHECK(exmap_nvme_open(ex, &config, &queue) == -ENODEV && !queue);
+		return;
+	}
+	map_and_fill(ex, 1, 6, 9);
+	CHECK(exmap_nvme_open(ex, &config, &queue) == 0);
+	CHECK(exmap_nvme_vector(queue, EXMAP_NVME_READ, pages, lbas, 6, 1, 1000000000, &done) == 6);
+	CHECK(done == 6 && *(uint8_t *)exmap_page(ex, 6) == 15);
+	lbas[3] = 128;
+	CHECK(exmap_nvme_vector(queue, EXMAP_NVME_READ, pages, lbas, 6, 1, 1000000000, &done) ==
+	      -ENXIO);
+	CHECK(done >= 3 && queue->free == 3);
+	CHECK(exmap_nvme_submit_flush(queue, 0) == 0);
+	CHECK(exmap_nvme_vector(queue, EXMAP_NVME_READ, pages, lbas, 1, 1, 0, NULL) == -EBUSY);
+	exmap_nvme_close(queue);
+	exmap_nvme_close(NULL);
+	CHECK(exmap_vector(ex, 0, EXMAP_OP_FREE, pages, 6, 0, NULL) == 6);
+}
+
 int main(int argc, char **argv)
 {
 	struct exmap_snapshot *snap;
@@ -239,6 +271,7 @@ int main(int argc, char **argv)
 	close(config.backing_fd);
 	vectors(ex);
 	backing(ex);
+	nvme(ex, argv[2]);
 	threads(ex);
 	snapshot_refusals(ex);
 	snap = snapshots(ex);

@@ -9,20 +9,30 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from libexmap.errors import _BY_ERRNO, _OF_SNAPSHOT
+from libexmap.errors import _BY_ERRNO, _OF_QUEUE, _OF_SNAPSHOT
 
 import libexmap
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/reference/libexmap.md").read_text()
-HEADER = (ROOT / "libexmap/include/exmap_user.h").read_text()
+HEADERS = [ROOT / "libexmap/include" / name for name in ("exmap_user.h", "exmap_nvme.h")]
+HEADER = "".join(header.read_text() for header in HEADERS)
 METHODS = [
     (kind, name)
-    for kind in (libexmap.Region, libexmap.Interface, libexmap.Snapshot)
+    for kind in (libexmap.Region, libexmap.Interface, libexmap.Snapshot, libexmap.NvmeQueue)
     for name in vars(kind)
     if not name.startswith("_")
 ]
-VALUES = (libexmap.Info, libexmap.Counters, libexmap.Scan, libexmap.SnapshotInfo)
+VALUES = (libexmap.Info, libexmap.Counters, libexmap.Results, libexmap.Scan, libexmap.SnapshotInfo)
+
+
+STRUCTS = [
+    ("exmap_config", 7),
+    ("exmap", 7),
+    ("exmap_snapshot", 5),
+    ("exmap_nvme_config", 3),
+    ("exmap_nvme_queue", 25),
+]
 
 
 def blocks(language: str) -> list[str]:
@@ -71,18 +81,18 @@ def test_c_examples_compile_and_hold(tmp_path: Path) -> None:
 
 
 def test_every_function_of_the_header_is_there_as_it_is_declared() -> None:
-    declared = re.findall(r"^(?:int|void|long) exmap_\w+\([^;{]*\);", HEADER, re.MULTILINE)
-    declared += re.findall(r"^static inline [^;{]*exmap_\w+\([^;{]*\)$", HEADER, re.MULTILINE)
-    assert len(declared) == 19
+    declared = re.findall(r"^(?:int|void|long|uint64_t) exmap_\w+\([^;{]*\);", HEADER, re.MULTILINE)
+    declared += re.findall(r"^static inline [^;{]*\bexmap_\w+\([^;{]*\)$", HEADER, re.MULTILINE)
+    assert len(declared) == 36
     text = squeezed("\n".join(blocks("text")))
     assert [function for function in declared if squeezed(function) not in text] == []
 
 
-@pytest.mark.parametrize(("struct", "count"), [("exmap_config", 7), ("exmap", 7), ("exmap_snapshot", 5)])
+@pytest.mark.parametrize(("struct", "count"), STRUCTS)
 def test_every_field_of_the_structs_is_there(struct: str, count: int) -> None:
     match = re.search(rf"^struct {struct} \{{\n(.*?)^\}};", HEADER, re.DOTALL | re.MULTILINE)
     assert match is not None
-    section = PAGE.split(f"## struct {struct}\n")[1].split("\n#")[0]
+    section = PAGE.split(f"# struct {struct}\n")[1].split("\n#")[0]
     fields = re.findall(r"(\w+);$", match.group(1), re.MULTILINE)
     assert len(fields) == count
     assert [name for name in fields if f"`{name}`" not in section] == []
@@ -115,6 +125,13 @@ def test_every_public_name_and_field_is_there() -> None:
 
 def test_every_error_is_there_with_its_errno() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (E\w+)", PAGE, re.MULTILINE))
-    for number, kind in [*_BY_ERRNO.items(), *_OF_SNAPSHOT.items()]:
+    for number, kind in [*_BY_ERRNO.items(), *_OF_SNAPSHOT.items(), *_OF_QUEUE.items()]:
         assert errno.errorcode[number] == rows.pop(kind.__name__)
-    assert sorted(rows) == ["DeviceUnavailable", "RegionClosed", "SnapshotClosed", "SnapshotsDisabled"]
+    assert sorted(rows) == [
+        "DeviceUnavailable",
+        "NoController",
+        "QueueClosed",
+        "RegionClosed",
+        "SnapshotClosed",
+        "SnapshotsDisabled",
+    ]

@@ -1,0 +1,3 @@
+"""NVMe queues on the posix backend."""
+
+from nvme_behaviour import *  # noqa: F403
