@@ -4,10 +4,15 @@
         for region in client.regions():
             print(region.region, client.pool(region.region).free)
 
-The specification is kmod/uapi/exmap_netlink.h.
+    async with AsyncClient() as client, AsyncEvents() as events:
+        async for event in events:
+            print(event, await client.regions())
+
+Reader lists the same things without pyroute2. The specification is kmod/uapi/exmap_netlink.h.
 """
 
-from exmap_netlink.client import Client, Events
+from typing import TYPE_CHECKING, Any
+
 from exmap_netlink.constants import (
     EVENT_INTERVAL,
     EVENT_INTERVAL_MAX,
@@ -19,7 +24,12 @@ from exmap_netlink.constants import (
     Command,
 )
 from exmap_netlink.errors import DumpInterrupted, FamilyAbsent, NetlinkFailed
+from exmap_netlink.reader import Reader
 from exmap_netlink.types import Event, Interface, Pool, Region, Snapshot
+
+if TYPE_CHECKING:
+    from exmap_netlink.aio import AsyncClient, AsyncEvents
+    from exmap_netlink.client import Client, Events
 
 __all__ = [
     "EVENT_INTERVAL",
@@ -29,6 +39,8 @@ __all__ = [
     "GROUP_EVENTS",
     "INTERFACE_CONTROL",
     "VERSION",
+    "AsyncClient",
+    "AsyncEvents",
     "Client",
     "Command",
     "DumpInterrupted",
@@ -38,6 +50,20 @@ __all__ = [
     "Interface",
     "NetlinkFailed",
     "Pool",
+    "Reader",
     "Region",
     "Snapshot",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what stands on pyroute2 when it is asked for, which takes a while."""
+    if name in ("AsyncClient", "AsyncEvents"):
+        from exmap_netlink import aio
+
+        return getattr(aio, name)
+    if name in ("Client", "Events"):
+        from exmap_netlink import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

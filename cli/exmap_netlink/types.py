@@ -1,12 +1,15 @@
-"""What the kernel tells, as values.  Sizes are in pages of 4096 bytes, or frames, which is the same."""
+"""What the kernel tells, as values.  Sizes are in pages of 4096 bytes, or frames, which is the same.
 
-from dataclasses import dataclass
+Named tuples, since making dataclasses takes longer than to read a value of each kind from the kernel.
+"""
 
-__all__ = ["Event", "Interface", "Pool", "Region", "Snapshot"]
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+__all__ = ["Event", "Interface", "Pool", "Region", "Snapshot", "Value", "make"]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A region; its counters are sums over its interfaces since SETUP.
 
     `pid` is the process that opened it, in the initial namespace. Before SETUP `interfaces` is 0.
@@ -34,8 +37,7 @@ class Region:
     copies: int
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(NamedTuple):
     """An interface of a region, and what it has done; INTERFACE_CONTROL is the module's own.
 
     `free` counts the frames that it keeps, `ring` the entries of its quarantine.
@@ -57,8 +59,7 @@ class Interface:
     copies: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(NamedTuple):
     """Where all frames of a region are at one moment."""
 
     region: int
@@ -77,21 +78,19 @@ class Pool:
         return self.pool_pages == self.free + self.mapped + self.quarantine + self.busy + self.snapshot_frames
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A snapshot of pages `start` to `start + count` of a region."""
 
     region: int
     snapshot: int
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     reserve: int
     frames: int
     broken: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """Something that happened; what does not apply is None.
 
     `event` is one of region_created, region_gone, pool_low, pool_recovered, snapshot_created,
@@ -106,4 +105,16 @@ class Event:
     available: int | None = None
     snapshot: int | None = None
     start: int | None = None
-    count: int | None = None
+    count: int | None = None  # type: ignore[assignment]  # hides tuple.count
+
+
+Value = TypeVar("Value", Region, Interface, Pool, Snapshot, Event)
+
+
+def make(kind: type[Value], attribute: Callable[[str], Any], **fields: Any) -> Value:
+    """Make a value of attributes, by their names; flags that are not there are False, others None."""
+    for name, of in kind.__annotations__.items():
+        if name not in fields:
+            value = attribute(name.upper())
+            fields[name] = value is not None if of is bool else value
+    return kind(**fields)

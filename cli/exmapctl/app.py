@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from exmapctl import __version__, doctor, introspect, module
+from exmapctl import __version__, doctor, module, status
 from exmapctl.bench.cli import bench_app
 from exmapctl.bench.snapshot_cli import snapshot_command
-from exmapctl.errors import ExmapctlError
-from exmapctl.introspect_cli import monitor_command, show_status, snapshot_app, tune_command
+from exmapctl.errors import ExmapctlError, complain
+from exmapctl.introspect_cli import monitor_command, snapshot_app, tune_command
 from exmapctl.machine import Machine
-from exmapctl.output import JsonOption, emit
+from exmapctl.options import JsonOption
+from exmapctl.output import emit
 
 __all__ = ["app"]
 
@@ -63,12 +64,6 @@ class OneLineGroup(TyperGroup):
                 raise
             complain(error.format_message(), getattr(error, "exit_code", 1))
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def complain(message: str, code: int) -> None:
-    """Print one line on stderr and exit."""
-    typer.echo(f"exmapctl: {' '.join(message.split())}", err=True)
-    sys.exit(code)
 
 
 app = typer.Typer(
@@ -145,8 +140,7 @@ def status_command(as_json: JsonOption = False) -> None:
     the regions that this user may see: pools, how many pages were mapped again out of quarantine (rescued),
     freed pages for each full TLB flush, snapshots.
     """
-    status = module.read_status(Machine.here())
-    show_status(status, introspect.read_regions_if_permitted() if status.loaded else [], as_json)
+    status.run(as_json)
 
 
 app.command("monitor")(monitor_command)

@@ -1,5 +1,8 @@
 """What can go wrong, each in one line that says what to do next."""
 
+import sys
+from typing import NoReturn
+
 __all__ = [
     "BenchFailedError",
     "CommandFailedError",
@@ -12,6 +15,7 @@ __all__ = [
     "ModuleNotLoadedError",
     "NotPermittedError",
     "NotRootError",
+    "complain",
 ]
 
 
@@ -77,3 +81,9 @@ class MissingExtraError(ExmapctlError):
 
 class BenchFailedError(ExmapctlError):
     """A bench could not be run, or what it measured cannot be trusted."""
+
+
+def complain(message: str, code: int) -> NoReturn:
+    """Print one line on stderr and exit."""
+    print(f"exmapctl: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

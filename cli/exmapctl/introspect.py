@@ -1,17 +1,19 @@
 """What the module tells over netlink: regions, pools, snapshots, events, and what may be changed.
 
-The client is imported when it is used: it takes longer to import than all the rest.
+What lists things does without pyroute2, which takes longer to import than all the rest together.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from exmap_netlink import FamilyAbsent, Pool, Reader, Region, Snapshot
 
 from exmapctl.errors import CommandFailedError, ModuleNotLoadedError, NotPermittedError, NotRootError
 
 if TYPE_CHECKING:
-    from exmap_netlink import Client, Event, Pool, Region, Snapshot
+    from exmap_netlink import Event
 
 __all__ = [
     "RegionStatus",
@@ -28,17 +30,16 @@ REGION_COLUMNS = ("region", "pid", "pages", "pool", "free", "mapped", "lazy", "s
 SNAPSHOT_COLUMNS = ("snapshot", "region", "start", "pages", "reserve", "frames", "state")
 
 
-@dataclass(frozen=True, slots=True)
-class RegionStatus:
+class RegionStatus(NamedTuple):
     """A region with its pool (None before SETUP) and its snapshots.
 
     `rescue_rate` is the share of mapped pages that were still in quarantine: no flush, no I/O.
     `pages_per_flush` is how many freed pages one full flush has served. Both are None without any.
     """
 
-    region: "Region"
-    pool: "Pool | None"
-    snapshots: "list[Snapshot]"
+    region: Region
+    pool: Pool | None
+    snapshots: list[Snapshot]
     rescue_rate: float | None
     pages_per_flush: float | None
 
@@ -48,17 +49,18 @@ def ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def open_client() -> "Client":
-    """Open the family.
+@contextlib.contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Translate errors of the client.
 
-    Raises ModuleNotLoadedError.
+    Raises ModuleNotLoadedError, NotRootError, NotPermittedError, CommandFailedError.
     """
-    from exmap_netlink import Client, FamilyAbsent
-
     try:
-        return Client()
+        yield
     except FamilyAbsent as error:
         raise ModuleNotLoadedError from error
+    except OSError as error:
+        raise translate(error, what) from error
 
 
 def translate(error: OSError, what: str) -> Exception:
@@ -75,11 +77,8 @@ def read_regions() -> list[RegionStatus]:
 
     What goes away meanwhile is left out. Raises NotPermittedError if there are only others' regions.
     """
-    with open_client() as client:
-        try:
-            regions, pools, snapshots = client.regions(), client.pools(), client.snapshots()
-        except OSError as error:
-            raise translate(error, "status") from error
+    with asking("status"), Reader() as reader:
+        regions, pools, snapshots = reader.regions(), reader.pools(), reader.snapshots()
     pool_of = {pool.region: pool for pool in pools}
     return [
         RegionStatus(
@@ -116,16 +115,13 @@ def region_rows(regions: list[RegionStatus]) -> list[tuple[object, ...]]:
     return rows
 
 
-def read_snapshots(region: int | None) -> "list[Snapshot]":
+def read_snapshots(region: int | None) -> list[Snapshot]:
     """List the snapshots of one region, or of all."""
-    with open_client() as client:
-        try:
-            return client.snapshots(region)
-        except OSError as error:
-            raise translate(error, "snapshot list") from error
+    with asking("snapshot list"), Reader() as reader:
+        return reader.snapshots(region)
 
 
-def snapshot_rows(snapshots: "list[Snapshot]") -> list[tuple[object, ...]]:
+def snapshot_rows(snapshots: list[Snapshot]) -> list[tuple[object, ...]]:
     """Lay snapshots out for people."""
     return [
         (
@@ -143,29 +139,23 @@ def snapshot_rows(snapshots: "list[Snapshot]") -> list[tuple[object, ...]]:
 
 def tune(
     region: int | None, flush_threshold: int | None, pool_pages: int | None, event_interval: int | None
-) -> "tuple[Region | None, int]":
+) -> tuple[Region | None, int]:
     """Change what is not None; return the region, if one was named, and the event interval in ms."""
-    with open_client() as client:
-        try:
-            if region is not None and (flush_threshold is not None or pool_pages is not None):
-                client.set(region, flush_threshold=flush_threshold, pool_pages=pool_pages)
-            if event_interval is not None:
-                client.set_event_interval(event_interval)
-            now = None if region is None else client.region(region)
-            return now, client.event_interval()
-        except OSError as error:
-            raise translate(error, "tune") from error
+    from exmap_netlink import Client
+
+    with asking("tune"), Client() as client:
+        if region is not None and (flush_threshold is not None or pool_pages is not None):
+            client.set(region, flush_threshold=flush_threshold, pool_pages=pool_pages)
+        if event_interval is not None:
+            client.set_event_interval(event_interval)
+        now = None if region is None else client.region(region)
+        return now, client.event_interval()
 
 
 def follow(timeout: float | None, ready: Callable[[], None]) -> "Iterator[Event]":
     """Yield events as they come; call `ready` when none will be missed any more."""
-    from exmap_netlink import Events, FamilyAbsent
+    from exmap_netlink import Events
 
-    try:
-        with Events(timeout) as events:
-            ready()
-            yield from events
-    except FamilyAbsent as error:
-        raise ModuleNotLoadedError from error
-    except OSError as error:
-        raise translate(error, "monitor") from error
+    with asking("monitor"), Events(timeout) as events:
+        ready()
+        yield from events

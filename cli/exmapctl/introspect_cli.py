@@ -1,16 +1,15 @@
 """The commands that look into the module: monitor, tune, snapshot."""
 
-import dataclasses
 import json
 from typing import Annotated
 
 import typer
 
 from exmapctl import introspect
-from exmapctl.module import Status, status_rows
-from exmapctl.output import JsonOption, emit, print_json, print_table, to_plain
+from exmapctl.options import JsonOption
+from exmapctl.output import emit, print_json
 
-__all__ = ["monitor_command", "show_status", "snapshot_app", "tune_command"]
+__all__ = ["monitor_command", "snapshot_app", "tune_command"]
 
 RegionOption = Annotated[
     int | None, typer.Option(metavar="ID", help="Only of this region.", show_default=False)
@@ -34,23 +33,6 @@ def snapshot_list(region: RegionOption = None, as_json: JsonOption = False) -> N
     emit(as_json, snapshots, "snapshots", introspect.SNAPSHOT_COLUMNS, introspect.snapshot_rows(snapshots))
 
 
-def show_status(status: Status, regions: list[introspect.RegionStatus] | None, as_json: bool) -> None:
-    """Print what is known of the module, and of its regions; None: not for this user."""
-    if as_json:
-        print_json({**dataclasses.asdict(status), "regions": to_plain(regions)})
-        return
-    rows = status_rows(status)
-    if regions is None:
-        rows.append(("regions", "shown to root and the group of /dev/exmap"))
-    print_table("exmap", ("what", "value"), rows)
-    if not regions:
-        return
-    print_table("regions", introspect.REGION_COLUMNS, introspect.region_rows(regions))
-    snapshots = [snapshot for region in regions for snapshot in region.snapshots]
-    if snapshots:
-        print_table("snapshots", introspect.SNAPSHOT_COLUMNS, introspect.snapshot_rows(snapshots))
-
-
 def monitor_command(timeout: TimeoutOption = None, as_json: LineOption = False) -> None:
     """Print events as they come.
 
@@ -62,7 +44,7 @@ def monitor_command(timeout: TimeoutOption = None, as_json: LineOption = False) 
 
     try:
         for event in introspect.follow(timeout, ready):
-            fields = {name: value for name, value in dataclasses.asdict(event).items() if value is not None}
+            fields = {name: value for name, value in event._asdict().items() if value is not None}
             if as_json:
                 typer.echo(json.dumps(fields))
             else:

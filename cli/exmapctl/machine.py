@@ -2,10 +2,9 @@
 
 import grp
 import os
-import platform
 import resource
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["CAP_IPC_LOCK", "CAP_SYS_RAWIO", "Machine"]
 
@@ -14,8 +13,7 @@ CAP_IPC_LOCK = 14
 CAP_SYS_RAWIO = 17
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """A root directory with /proc, /sys, /dev and /lib below it, and its kernel's release."""
 
     root: Path
@@ -24,7 +22,7 @@ class Machine:
     @classmethod
     def here(cls) -> "Machine":
         """Describe the running machine."""
-        return cls(Path("/"), platform.release())
+        return cls(Path("/"), os.uname().release)
 
     def path(self, name: str) -> Path:
         """Find an absolute path below the root."""

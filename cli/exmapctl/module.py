@@ -17,17 +17,14 @@ from exmapctl.errors import (
     NotRootError,
 )
 from exmapctl.machine import Machine
-from exmapctl.users import User, find_users
+from exmapctl.users import find_users
 
 __all__ = [
     "GROUP",
     "LoadedModule",
-    "Status",
     "find_module",
     "install_rule",
     "load",
-    "read_status",
-    "status_rows",
     "unload",
 ]
 
@@ -43,28 +40,6 @@ class LoadedModule:
     path: str
     vermagic: str
     rule: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Abi:
-    """What EXMAP_IOCTL_INFO says; `features` is a set of EXMAP_FEATURE_* bits."""
-
-    abi_version: int
-    page_size: int
-    features: int
-    chunk_pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The module as the kernel shows it; `abi` is None if /dev/exmap could not be asked."""
-
-    loaded: bool
-    version: str
-    references: int
-    parameters: dict[str, str]
-    abi: Abi | None
-    users: list[User]
 
 
 def run(command: Sequence[str]) -> str:
@@ -176,55 +151,3 @@ def unload(machine: Machine) -> None:
         names = ", ".join(f"{user.name} ({user.pid})" for user in users)
         raise ModuleInUseError(f"exmap is in use by {names}: end them first")
     run(["rmmod", "exmap"])
-
-
-def read_status(machine: Machine) -> Status:
-    """Read what the kernel shows of the module; all empty if it is not loaded."""
-    sysfs = "/sys/module/exmap"
-    return Status(
-        loaded=machine.module_loaded,
-        version=machine.read(f"{sysfs}/version"),
-        references=int(machine.read(f"{sysfs}/refcnt") or 0),
-        parameters=read_parameters(machine, f"{sysfs}/parameters"),
-        abi=ask_abi(machine) if machine.module_loaded else None,
-        users=find_users(machine) if machine.module_loaded else [],
-    )
-
-
-def status_rows(status: Status) -> list[tuple[str, object]]:
-    """Lay a status out for people."""
-    rows: list[tuple[str, object]] = [("loaded", "yes" if status.loaded else "no")]
-    if not status.loaded:
-        return rows
-    rows += [("version", status.version), ("references", status.references)]
-    rows += [(f"parameter {name}", value) for name, value in status.parameters.items()]
-    if status.abi:
-        rows += [("ABI version", status.abi.abi_version), ("features", f"{status.abi.features:#x}")]
-    rows += [
-        (f"user {user.pid}", f"{user.name}: {user.descriptors} descriptors, {user.mappings} mappings")
-        for user in status.users
-    ]
-    return rows
-
-
-def read_parameters(machine: Machine, directory: str) -> dict[str, str]:
-    """Read all module parameters."""
-    path = machine.path(directory)
-    if not path.is_dir():
-        return {}
-    return {entry.name: machine.read(f"{directory}/{entry.name}") for entry in sorted(path.iterdir())}
-
-
-def ask_abi(machine: Machine) -> Abi | None:
-    """Ask /dev/exmap what it is; None if this user may not open it."""
-    from fcntl import ioctl
-
-    from exmapctl._bench import ffi, lib
-
-    info = ffi.new("struct exmap_info *")
-    try:
-        with machine.path("/dev/exmap").open("r+b", buffering=0) as device:
-            ioctl(device, lib.EXMAP_IOCTL_INFO, ffi.buffer(info))
-    except OSError:
-        return None
-    return Abi(info.abi_version, info.page_size, info.features, info.chunk_pages)

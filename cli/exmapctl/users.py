@@ -1,8 +1,8 @@
 """Who uses /dev/exmap."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from exmapctl.machine import Machine
 
@@ -11,8 +11,7 @@ __all__ = ["User", "find_users"]
 DEVICE = "/dev/exmap"
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """A process with open descriptors or mappings of /dev/exmap."""
 
     pid: int

@@ -12,6 +12,7 @@ from exmapctl.errors import (
     ModuleNotLoadedError,
 )
 from exmapctl.machine import CAP_IPC_LOCK, CAP_SYS_RAWIO, Machine
+from exmapctl.status import read_status
 from exmapctl.users import User, find_users
 
 RELEASE = "6.12.95+deb12-amd64"
@@ -204,7 +205,7 @@ def test_status_reads_what_the_kernel_shows(tmp_path: Path) -> None:
     put(tmp_path, "sys/module/exmap/refcnt", "3\n")
     put(tmp_path, "sys/module/exmap/parameters/flush_threshold", "8192\n")
     hold_device(tmp_path, 42)
-    status = module.read_status(Machine(tmp_path, RELEASE))
+    status = read_status(Machine(tmp_path, RELEASE))
     assert (status.loaded, status.version, status.references) == (True, "0.1.0", 3)
     assert status.parameters == {"flush_threshold": "8192"}
     assert [user.pid for user in status.users] == [42]

@@ -1,12 +1,14 @@
 """The netlink client says what kmod/uapi/exmap_netlink.h says."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import exmap_netlink
 import pytest
 from exmap_netlink import constants
-from exmap_netlink.client import ExmapMessage, decode
+from exmap_netlink.message import ExmapMessage, decode
 
 HEADER = (Path(__file__).resolve().parents[2] / "kmod/uapi/exmap_netlink.h").read_text()
 
@@ -65,3 +67,19 @@ def test_a_message_survives_encoding_and_decoding() -> None:
     assert decode(exmap_netlink.Snapshot, received) == exmap_netlink.Snapshot(
         region=7, snapshot=9, start=1 << 40, count=512, reserve=3, frames=4, broken=False
     )
+
+
+@pytest.mark.skipif(Path("/sys/module/exmap").exists(), reason="the module is loaded")
+def test_without_the_module_there_is_no_family() -> None:
+    for opened in (exmap_netlink.Reader, exmap_netlink.Client, exmap_netlink.Events):
+        with pytest.raises(exmap_netlink.FamilyAbsent):
+            opened()
+
+
+def test_the_reader_and_the_values_do_not_need_pyroute2() -> None:
+    """It takes longer to import than all that exmapctl status does."""
+    code = "import sys, exmap_netlink, exmapctl.status; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "exmap_netlink.reader" in loaded
+    assert not loaded & {"pyroute2", "typer", "rich", "asyncio", "dataclasses", "subprocess", "cffi"}

@@ -18,7 +18,8 @@ from exmapctl.bench.plot import draw, require_matplotlib
 from exmapctl.bench.presence import METRIC as PRESENCE_METRIC
 from exmapctl.bench.presence import Presence, run_presence
 from exmapctl.bench.presence import targets as presence_targets
-from exmapctl.output import JsonOption, emit, make_progress, print_table
+from exmapctl.options import JsonOption
+from exmapctl.output import emit, make_progress, print_table
 
 __all__ = ["bench_app"]
 

@@ -35,7 +35,8 @@ from exmapctl.bench.targets import COLUMNS as TARGET_COLUMNS
 from exmapctl.bench.targets import rows as target_rows
 from exmapctl.errors import BenchFailedError
 from exmapctl.machine import Machine
-from exmapctl.output import JsonOption, print_json, print_table
+from exmapctl.options import JsonOption
+from exmapctl.output import print_json, print_table
 
 __all__ = ["parse_size", "snapshot_command"]
 
