@@ -1,4 +1,4 @@
-"""Read a closed database's file as dbms/native/{page,node,meta,free} describe it, and check all of it.
+"""Read the last checkpoint in a file as dbms/native/{page,node,meta,map,free} have it, and check all of it.
 
 Independent of the native core: whoever breaks a tree in it does not break this reader.
 """
@@ -7,14 +7,16 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Census", "check_file"]
+__all__ = ["Census", "check_file", "page_blocks", "read_meta", "read_pages"]
 
 PAGE = 4096
 HEADER = struct.Struct("<IIQQBBHI")
-META = struct.Struct("<IIIIQQQ")
+META = struct.Struct("<IIIIQQQQQQII")
 NODE = struct.Struct("<QQHHHHQ")
 SLOT = struct.Struct("<HHHHI")
-MAGIC, INNER, LEAF, FREE, CLOSED = 0x42445845, 2, 3, 4, 1
+MAGIC, INNER, LEAF, FREE, MAP, ROOT = 0x42445845, 2, 3, 4, 5, 6
+SLOTS = (PAGE - HEADER.size) // 4
+DIRECTORY = 1
 NODE_SPACE = PAGE - HEADER.size - NODE.size
 
 
@@ -38,26 +40,86 @@ class Census:
     free: list[int] = field(default_factory=list)
 
 
-def check_file(path: Path, roots: tuple[int, ...] = (1, 2, 3)) -> Census:
-    """Check every page below the roots and on the free list; AssertionError. No page may be lost."""
-    data = path.read_bytes()
-    _, _, state, _, next_page, free_page, nr_free = META.unpack_from(data, HEADER.size)
-    assert state == CLOSED
+@dataclass(slots=True)
+class Meta:
+    """What page 0 says."""
+
+    log_blocks: int
+    lsn: int
+    next_page: int
+    free_page: int
+    nr_free: int
+    nr_map: int
+    clean: bool
+    roots: tuple[int, ...]
+
+
+def read_meta(file: bytes) -> Meta:
+    """Read page 0; both copies are the same."""
+    assert file[:PAGE] == file[PAGE : 2 * PAGE]
+    assert header(file, 0) == (1, 0)
+    _, _, log, _, _, lsn, next_page, free, nr_free, nr_map, clean, _ = META.unpack_from(file, HEADER.size)
+    count = -(-nr_map // SLOTS)
+    roots = struct.unpack_from(f"<{count}I", file, HEADER.size + META.size)
+    return Meta(log, lsn, next_page, free, nr_free, nr_map, bool(clean), roots)
+
+
+def blocks_in(file: bytes, block: int, number: int, kind: int) -> tuple[int, ...]:
+    """Return what a page of the map, or one of its roots, has."""
+    page = file[block * PAGE : (block + 1) * PAGE]
+    assert header(bytes(number * PAGE) + page, number) == (kind, 0)
+    return struct.unpack_from(f"<{SLOTS}I", page, HEADER.size)
+
+
+def page_blocks(file: bytes) -> dict[int, int]:
+    """Return where the last checkpoint's pages are, by number."""
+    meta = read_meta(file)
+    maps = [block for i, root in enumerate(meta.roots) for block in blocks_in(file, root, i, ROOT)]
+    maps = maps[: meta.nr_map]
+    found = [block for i, block in enumerate(maps) for block in blocks_in(file, block, i, MAP)]
+    places = {page: block for page, block in enumerate(found) if block}
+    used = [*meta.roots, *maps, *places.values()]
+    assert len(set(used)) == len(used)
+    assert min(used) >= 2 + meta.log_blocks
+    return places
+
+
+def read_pages(path: Path) -> bytes:
+    """Return the last checkpoint's pages, page n at n times 4096."""
+    file = path.read_bytes()
+    data = bytearray(read_meta(file).next_page * PAGE)
+    for page, block in page_blocks(file).items():
+        data[page * PAGE : (page + 1) * PAGE] = file[block * PAGE : (block + 1) * PAGE]
+    return bytes(data)
+
+
+def check_file(path: Path) -> Census:
+    """Check every page of every tree and on the free list; AssertionError. No page may be lost."""
+    meta = read_meta(path.read_bytes())
+    data = read_pages(path)
     census = Census()
-    for root in roots:
-        census.trees[root] = nodes = []
-        walk(data, root, b"", None, None, nodes)
-        leaves = [node for node in nodes if node.level == 0]
-        assert [leaf.link for leaf in leaves] == [leaf.page for leaf in leaves[1:]] + [0]
+    check_tree(data, DIRECTORY, census)
+    free_page = meta.free_page
+    for leaf in list(census.trees[DIRECTORY]):
+        for root in leaf.values if not leaf.level else []:
+            check_tree(data, int.from_bytes(root, "little"), census)
     while free_page:
         assert header(data, free_page) == (FREE, 0)
         census.free.append(free_page)
         (free_page,) = struct.unpack_from("<Q", data, free_page * PAGE + HEADER.size)
-        assert len(census.free) <= nr_free
-    assert len(census.free) == nr_free
+        assert len(census.free) <= meta.nr_free
+    assert len(census.free) == meta.nr_free
     known = census.free + [node.page for nodes in census.trees.values() for node in nodes]
-    assert sorted(known) == list(range(1, next_page))
+    assert sorted(known) == list(range(1, meta.next_page))
     return census
+
+
+def check_tree(data: bytes, root: int, census: Census) -> None:
+    """Check the tree of a root, and the links of its leaves."""
+    census.trees[root] = nodes = []
+    walk(data, root, b"", None, None, nodes)
+    leaves = [node for node in nodes if node.level == 0]
+    assert [leaf.link for leaf in leaves] == [leaf.page for leaf in leaves[1:]] + [0]
 
 
 def header(data: bytes, page: int) -> tuple[int, int]:

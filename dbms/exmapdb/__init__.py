@@ -10,10 +10,12 @@
 """
 
 from exmapdb.column import Batch, Column
-from exmapdb.database import Backend, Database, Stats
+from exmapdb.database import Backend, Database, Durability, Stats
 from exmapdb.database import open_database as open
 from exmapdb.errors import (
     BackendUnavailableError,
+    CommitUnknownError,
+    CorruptLogError,
     CorruptPageError,
     DatabaseClosedError,
     DatabaseFullError,
@@ -28,12 +30,13 @@ from exmapdb.errors import (
     OutOfMemoryError,
     PageIOError,
     PoolExhaustedError,
+    ReadOnlyError,
     RowTooLargeError,
     SchemaError,
     StorageError,
     TableExistsError,
+    TransactionTooLargeError,
     TruncatedDatabaseError,
-    UncleanShutdownError,
 )
 from exmapdb.frozen import FreezeStats, Frozen
 from exmapdb.schema import ColumnType, Field, Schema
@@ -45,6 +48,8 @@ __all__ = [
     "Batch",
     "Column",
     "ColumnType",
+    "CommitUnknownError",
+    "CorruptLogError",
     "CorruptPageError",
     "Database",
     "DatabaseClosedError",
@@ -52,6 +57,7 @@ __all__ = [
     "DatabaseLockedError",
     "DeviceInUseError",
     "DuplicateKeyError",
+    "Durability",
     "ExmapdbError",
     "Field",
     "FreezeStats",
@@ -63,6 +69,7 @@ __all__ = [
     "OutOfMemoryError",
     "PageIOError",
     "PoolExhaustedError",
+    "ReadOnlyError",
     "RowTooLargeError",
     "Schema",
     "SchemaError",
@@ -70,7 +77,7 @@ __all__ = [
     "StorageError",
     "Table",
     "TableExistsError",
+    "TransactionTooLargeError",
     "TruncatedDatabaseError",
-    "UncleanShutdownError",
     "open",
 ]

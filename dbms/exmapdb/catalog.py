@@ -1,4 +1,4 @@
-"""The catalog: two tables, at known roots, that describe all others."""
+"""The catalog: two tables, in known trees, that describe all others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Catalog"]
 
 NAME_MAX: Final = 128
 
-TABLES = Schema.of({"name": "text", "root": "int64"}, "name")
+TABLES = Schema.of({"name": "text", "tree": "int64"}, "name")
 # key_place: 0, or the column's place in the key, counted from 1
 COLUMNS = Schema.of(
     {
@@ -36,15 +36,15 @@ class Catalog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._tables = Table(database, "exmapdb.tables", TABLES, lib.EXDB_TABLES_ROOT)
-        self._columns = Table(database, "exmapdb.columns", COLUMNS, lib.EXDB_COLUMNS_ROOT)
+        self._tables = Table(database, "exmapdb.tables", TABLES, lib.EXDB_TABLES_TREE)
+        self._columns = Table(database, "exmapdb.columns", COLUMNS, lib.EXDB_COLUMNS_TREE)
 
     def names(self) -> list[str]:
         """Return the names of all tables, sorted."""
         return [name for batch in self._tables.scan(columns=["name"]) for (name,) in batch.to_rows()]
 
     def load(self, name: str) -> tuple[Schema, int]:
-        """Return a table's schema and root. NoSuchTableError."""
+        """Return a table's schema and tree. NoSuchTableError."""
         row = self._tables.get(name)
         if row is None:
             raise NoSuchTableError(name, self.names())
@@ -58,17 +58,17 @@ class Catalog:
             for column in columns
         )
         key = sorted((c["key_place"], c["name"]) for c in columns if c["key_place"])
-        return Schema.of(fields, [name for _, name in key]), row["root"]
+        return Schema.of(fields, [name for _, name in key]), row["tree"]
 
     def create(self, name: str, schema: Schema) -> int:
-        """Make an empty tree for a new table, write both down, and return its root."""
+        """Make an empty tree for a new table, write both down, and return its number."""
         if not name or len(name.encode()) > NAME_MAX:
             raise SchemaError(f"a table's name has 1 to {NAME_MAX} bytes")
         if any(len(column.encode()) > NAME_MAX for column in schema.names):
             raise SchemaError(f"a column's name has at most {NAME_MAX} bytes")
         if self._tables.get(name) is not None:
             raise TableExistsError(f"there is a table {name!r} already")
-        root = self._create_tree()
+        tree = self._create_tree()
         count = len(schema.fields)
         self._columns.insert_many(
             {
@@ -84,13 +84,13 @@ class Catalog:
             # what an earlier attempt that failed has left
             replace=True,
         )
-        self._tables.insert({"name": name, "root": root})
-        return root
+        self._tables.insert({"name": name, "tree": tree})
+        return tree
 
     def _create_tree(self) -> int:
-        root = ffi.new("uint64_t *")
+        tree = ffi.new("uint32_t *")
         with self._database.worker() as worker:
-            code = lib.exdb_table_create(worker.handle, root)
+            code = lib.exdb_table_create(worker.handle, tree)
             if code:
                 raise self._database.error(code, worker.error_page)
-        return int(root[0])
+        return int(tree[0])

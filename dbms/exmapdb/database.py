@@ -15,10 +15,10 @@ from typing import Any, Literal, Self
 from exmapdb._core import ffi, lib
 from exmapdb.catalog import Catalog
 from exmapdb.errors import (
+    NO_PAGE,
     BackendUnavailableError,
     NotADatabaseError,
     StorageError,
-    UncleanShutdownError,
     from_code,
 )
 from exmapdb.frozen import Frozen
@@ -27,7 +27,7 @@ from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
 from exmapdb.table import Table, make_layout
 from exmapdb.workers import Worker, WorkerPool
 
-__all__ = ["Backend", "Database", "Stats", "open_database", "parse_size"]
+__all__ = ["Backend", "Database", "Durability", "Stats", "open_database", "parse_size"]
 
 Backend = Literal["auto", "kernel", "posix"]
 BACKENDS: dict[str, int] = {
@@ -35,10 +35,15 @@ BACKENDS: dict[str, int] = {
     "kernel": lib.EXMAP_BACKEND_KERNEL,
     "posix": lib.EXMAP_BACKEND_POSIX,
 }
+Durability = Literal["sync", "group", "async"]
+LEVELS: dict[str, int] = {"sync": lib.EXDB_SYNC, "group": lib.EXDB_GROUP, "async": lib.EXDB_ASYNC}
+# seconds that a flush waits for company, or between flushes
+INTERVALS = {"sync": 0.0, "group": 0.0005, "async": 0.01}
 UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
-NO_PAGE = 2**64 - 1
 DEFAULT_MEMORY = "64MiB"
 DEFAULT_CAPACITY = 1 << 30
+LOG_SHARE = 16  # of the capacity
+LOG_RANGE = (1 << 20, 64 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,9 @@ class Stats:
     hits, misses: fixes that found the page resident, or read it.  prefetched: pages read ahead of a
     scan.  evicted, eviction_batches: pages that lost their frame, and vectors of them.  tlb_flushes,
     rescues: as counted by exmap (the posix backend counts its flushes, which are not TLB flushes).
-    allocated_pages: the file's length; free_pages: of them, those that nothing uses.
+    allocated_pages: pages that there are; free_pages: of them, those that nothing uses.  commits:
+    transactions; recovered: those that were replayed at open.  log_bytes: what would be replayed now;
+    log_flushes: how often the log was flushed.  free_blocks: where pages may still be written.
     """
 
     backend: str
@@ -67,6 +74,11 @@ class Stats:
     region_pages: int
     allocated_pages: int
     free_pages: int
+    commits: int
+    recovered: int
+    log_bytes: int
+    log_flushes: int
+    free_blocks: int
 
     @property
     def hit_rate(self) -> float:
@@ -94,6 +106,9 @@ def open_database(
     capacity: int | str | None = None,
     workers: int = 4,
     force: bool = False,
+    durability: Durability = "sync",
+    flush_interval: float | None = None,
+    log: int | str | None = None,
 ) -> Database:
     """Open the database in a file or on a block device.
 
@@ -101,15 +116,27 @@ def open_database(
     does not, auto takes what there is.  flag: "c" makes the database if there is none, "w" does not,
     "n" always makes a new one.  capacity: bytes that the database may grow to (default: the device, or
     for a file the largest of 1 GiB, 4 times the memory and twice the file).  workers: threads that can
-    work at the same time, 1 to 64.  force: overwrite something that is no database.
-    Raises the errors of storage.open_backing, UncleanShutdownError, CorruptPageError,
+    work at the same time, 1 to 64.  force: overwrite something that is no database.  durability: when a
+    change returns: "sync" after its own flush of the log, "group" after one that may wait for other
+    threads' changes (the same promise), "async" before it: a crash may lose what was changed within the
+    last flush_interval.  flush_interval: seconds; for "group" the time that a flush waits for company.
+    log: bytes of the log of a new database (default: a 16th of the capacity, 1 to 64 MiB); a transaction
+    may have half of them.
+    A database that was not closed is recovered: all that was acknowledged is there.
+    Raises the errors of storage.open_backing, CorruptPageError, CorruptLogError, TruncatedDatabaseError,
     BackendUnavailableError and other StorageErrors.
     """
     pool = parse_size(memory) // PAGE_SIZE
+    if durability not in LEVELS:
+        raise ValueError(f"durability is {', '.join(LEVELS)}, not {durability!r}")
+    interval = INTERVALS[durability] if flush_interval is None else flush_interval
+    if not 0 <= interval < 1 or (durability == "async" and not interval):
+        raise ValueError("flush_interval: less than a second, and more than none for async")
     if pool < lib.EXDB_POOL_MIN or not 1 <= workers <= lib.EXDB_WORKERS_MAX:
         raise ValueError(f"at least {lib.EXDB_POOL_MIN * PAGE_SIZE >> 10}KiB of memory, 1 to 64 workers")
     backing = open_backing(path, flag, force)
     try:
+        capacity_pages = _capacity_pages(backing, pool, capacity)
         config = ffi.new(
             "struct exdb_config *",
             {
@@ -118,7 +145,11 @@ def open_database(
                 "workers": workers,
                 "create": backing.create,
                 "pool_pages": pool,
-                "region_pages": _region_pages(backing, pool, capacity),
+                "data_pages": capacity_pages,
+                "backing_pages": backing.pages if backing.is_device else 0,
+                "log_pages": _log_pages(log, capacity_pages),
+                "level": LEVELS[durability],
+                "interval": round(interval * 1e6),
             },
         )
         return Database(backing, _open_core(config, backing, backend), workers)
@@ -127,7 +158,7 @@ def open_database(
         raise
 
 
-def _region_pages(backing: Backing, pool: int, capacity: int | str | None) -> int:
+def _capacity_pages(backing: Backing, pool: int, capacity: int | str | None) -> int:
     if capacity is not None:
         wanted = max(parse_size(capacity) // PAGE_SIZE, pool)
         return min(wanted, backing.pages) if backing.is_device else max(wanted, backing.pages)
@@ -136,21 +167,28 @@ def _region_pages(backing: Backing, pool: int, capacity: int | str | None) -> in
     return max(DEFAULT_CAPACITY // PAGE_SIZE, 4 * pool, 2 * backing.pages)
 
 
+def _log_pages(log: int | str | None, capacity_pages: int) -> int:
+    if log is None:
+        low, high = LOG_RANGE
+        return min(max(capacity_pages * PAGE_SIZE // LOG_SHARE, low), high) // PAGE_SIZE
+    pages = parse_size(log) // PAGE_SIZE
+    if pages < lib.EXDB_LOG_MIN:
+        raise ValueError(f"a log has at least {lib.EXDB_LOG_MIN * PAGE_SIZE >> 10}KiB")
+    return pages
+
+
 def _open_core(config: Any, backing: Backing, backend: str) -> Any:
     out, page = ffi.new("struct exdb **"), ffi.new("uint64_t *")
     code = lib.exdb_open(config, out, page)
     if not code:
         return out[0]
     number, path = -code, backing.path
-    if number == errno.EUCLEAN and not page[0]:
-        message = "the database was not closed, and there is no log to repair it: load it again"
-        raise UncleanShutdownError(number, message, path, 0)
     if number == errno.EPROTONOSUPPORT:
         raise NotADatabaseError(number, "made by another version of exmapdb", path, 0)
     if backend == "kernel" and number in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.EACCES):
         message = f"/dev/exmap: {os.strerror(number)}: load the module ('exmapctl doctor'), or use posix"
         raise BackendUnavailableError(number, message)
-    if page[0] == NO_PAGE:
+    if page[0] == NO_PAGE and number != errno.EILSEQ:
         raise StorageError(number, f"no region: {os.strerror(number)}: look at the kernel log", path)
     raise from_code(code, path, page[0])
 
@@ -158,8 +196,8 @@ def _open_core(config: Any, backing: Backing, backend: str) -> Any:
 class Database:
     """An open database; a context manager that closes it. Made by `exmapdb.open`.
 
-    There is no write-ahead log: what `checkpoint` and `close` have written is safe until the next
-    change; a crash after a change makes the database unusable, and open says so.
+    What a call has changed is in the log, and on the disk as far as `durability` says, when it returns;
+    after a crash the next open recovers it.
     """
 
     def __init__(self, backing: Backing, handle: Any, workers: int) -> None:
@@ -191,7 +229,12 @@ class Database:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StorageError:
+            # the error that ended the block says more
+            if error is None:
+                raise
 
     def __contains__(self, name: str) -> bool:
         return name in self.tables()
@@ -207,20 +250,23 @@ class Database:
         checked = Schema.of(schema, key)
         make_layout(checked)
         with self._lock:
-            root = self._catalog.create(name, checked)
-            self._tables[name] = table = Table(self, name, checked, root)
+            tree = self._catalog.create(name, checked)
+            self._tables[name] = table = Table(self, name, checked, tree)
             return table
 
     def table(self, name: str) -> Table:
         """Return a table. NoSuchTableError."""
         with self._lock:
             if name not in self._tables:
-                schema, root = self._catalog.load(name)
-                self._tables[name] = Table(self, name, schema, root)
+                schema, tree = self._catalog.load(name)
+                self._tables[name] = Table(self, name, schema, tree)
             return self._tables[name]
 
     def checkpoint(self) -> None:
-        """Write all changed pages, and wait until they are on the disk (fdatasync). StorageError."""
+        """Write all changed pages, so that there is less to replay after a crash.
+
+        Changes go on meanwhile. The database does it by itself when the log is half full. StorageError.
+        """
         with self.worker() as worker:
             code = lib.exdb_checkpoint(worker.handle)
             if code:
@@ -255,7 +301,7 @@ class Database:
             worker = self._workers.close()
             if self._frozen is not None:
                 self._frozen.close()
-            code = lib.exdb_checkpoint(worker.handle)
+            code = lib.exdb_shutdown(worker.handle)
             page = worker.error_page
             lib.exdb_close(self._handle)
             os.close(self._backing.fd)
@@ -272,6 +318,28 @@ class Database:
         names = {number: name for name, number in BACKENDS.items()}
         fields = (name for name in Stats.__dataclass_fields__ if name != "backend")
         return Stats(names[raw.backend], **{name: getattr(raw, name) for name in fields})
+
+    def stored_page(self, number: int) -> bytes:
+        """Return a page as it was written last; for looking at while nothing changes.
+
+        KeyError if it never was, StorageError.
+        """
+        out = ffi.new("char[]", PAGE_SIZE)
+        with self.worker() as worker:
+            code = lib.exdb_stored_page(worker.handle, number, out)
+            if code == -errno.ENOENT:
+                raise KeyError(f"page {number} was never written")
+            if code:
+                raise self.error(code, worker.error_page)
+        return bytes(ffi.buffer(out))
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Return the error that has made the database read-only, or None."""
+        page = ffi.new("uint64_t *")
+        with self.worker():
+            code = lib.exdb_failure(self._handle, page)
+        return self.error(code, page[0]) if code else None
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import mmap
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from exmapdb.column import Batch
 from exmapdb.database import Database
 from exmapdb.frozen import Frozen
-from exmapdb.storage import PAGE_SIZE
 from exmapdb.table import Table
 
 __all__ = ["SnapshotResult", "run_snapshot"]
@@ -68,7 +63,7 @@ def run_snapshot(
     start(2 * len(before))
     database.checkpoint()
     with database.freeze() as frozen:
-        expected = read_file(database.path, frozen)
+        expected = read_stored(database, frozen)
         writer = Writer(table, batches)
         writer.start()
         problem, comparisons = "", 0
@@ -82,7 +77,7 @@ def run_snapshot(
         database.checkpoint()
         problem = problem or compare(frozen, expected)
         comparisons += len(expected)
-        after = read_file(database.path, frozen)
+        after = read_stored(database, frozen)
         changed = sum(after[page] != content for page, content in expected.items())
         stats = frozen.stats()
     if not problem and changed < max(CHANGED_SHARE * len(expected), 1):
@@ -120,26 +115,6 @@ def as_rows(batches: list[Batch]) -> list[tuple[Any, ...]]:
     return [tuple(row) for batch in batches for row in batch.to_rows()]
 
 
-def read_file(path: str, frozen: Frozen) -> Pages:
-    """Return the frozen pages as the file or device has them."""
-    with open_direct(path) as fd, contextlib.closing(mmap.mmap(-1, PAGE_SIZE)) as buffer:
-        pages = {}
-        for page in frozen.pages.tolist():
-            os.preadv(fd, [buffer], page * PAGE_SIZE)
-            pages[page] = buffer[:]
-        return pages
-
-
-@contextlib.contextmanager
-def open_direct(path: str) -> Iterator[int]:
-    """Open for reading, past the page cache if there is such a way."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def read_stored(database: Database, frozen: Frozen) -> Pages:
+    """Return the frozen pages as they were written last."""
+    return {page: database.stored_page(page) for page in frozen.pages.tolist()}

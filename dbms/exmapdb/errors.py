@@ -2,9 +2,12 @@
 
 import errno
 import os
+from typing import Final
 
 __all__ = [
     "BackendUnavailableError",
+    "CommitUnknownError",
+    "CorruptLogError",
     "CorruptPageError",
     "DatabaseClosedError",
     "DatabaseFullError",
@@ -19,13 +22,18 @@ __all__ = [
     "OutOfMemoryError",
     "PageIOError",
     "PoolExhaustedError",
+    "ReadOnlyError",
     "RowTooLargeError",
     "SchemaError",
+    "StorageError",
     "TableExistsError",
+    "TransactionTooLargeError",
     "TruncatedDatabaseError",
-    "UncleanShutdownError",
     "from_code",
 ]
+
+
+NO_PAGE: Final = 2**64 - 1
 
 
 class ExmapdbError(Exception):
@@ -68,10 +76,7 @@ class NullViolationError(InvalidValueError):
 
 
 class DuplicateKeyError(ExmapdbError):
-    """The key is in the table, or twice in the batch; `row` is the row's number in the batch.
-
-    Rows with smaller keys of the same batch are in the table now.
-    """
+    """The key is in the table, or twice in the batch; `row` is the row's number in the batch."""
 
     def __init__(self, table: str, row: int) -> None:
         self.table, self.row = table, row
@@ -98,8 +103,24 @@ class TruncatedDatabaseError(StorageError):
     """A page that the database refers to does not exist."""
 
 
-class UncleanShutdownError(StorageError):
-    """The database was not closed, and there is no log to repair it with."""
+class CorruptLogError(StorageError):
+    """The log is damaged where it had been on the disk: transactions that were acknowledged are lost."""
+
+
+class ReadOnlyError(StorageError):
+    """An earlier error has made the database read-only; opening it again recovers what was committed."""
+
+
+class CommitUnknownError(StorageError):
+    """The transaction went to the log, and then something failed.
+
+    Whether it counts is known when the database is opened again; it is all there then, or not at all.
+    Until then nothing can be changed, and reads may show it.
+    """
+
+
+class TransactionTooLargeError(StorageError):
+    """One transaction changes more than half the log can hold."""
 
 
 class NotADatabaseError(StorageError):
@@ -145,6 +166,18 @@ def from_code(code: int, path: str, page: int) -> StorageError:
         case errno.EUCLEAN:
             message = f"page {page} does not exist: the file was cut, or a page points astray"
             return TruncatedDatabaseError(number, message, path, page)
+        case errno.EILSEQ:
+            message = "the log is damaged where it had been on the disk: restore from a copy"
+            return CorruptLogError(number, message, path)
+        case errno.EROFS:
+            message = "read-only since an earlier error: close it, mend that, and open it again"
+            return ReadOnlyError(number, message, path, page)
+        case errno.ENOTRECOVERABLE:
+            message = "the commit may count or not: open the database again to know"
+            return CommitUnknownError(number, message, path, page)
+        case errno.E2BIG:
+            message = "the transaction is too large: split it, or make the database with a larger log"
+            return TransactionTooLargeError(number, message, path)
         case errno.ENOBUFS:
             return PoolExhaustedError(
                 number, "every frame of the pool is latched: open with more memory", path, page
@@ -154,4 +187,6 @@ def from_code(code: int, path: str, page: int) -> StorageError:
             return DatabaseFullError(number, message, path, page)
         case errno.ENOMEM:
             return OutOfMemoryError(number, "out of memory", path)
+    if page == NO_PAGE:
+        return PageIOError(number, f"log: {os.strerror(number)}: look at the kernel log", path)
     return PageIOError(number, f"page {page}: {os.strerror(number)}: look at the kernel log", path, page)

@@ -90,16 +90,18 @@ def _open_file(name: str, flag: Flag) -> int:
     return fd
 
 
-def _read_first_page(fd: int) -> bytes:
+def _read_head(fd: int) -> bytes:
+    """Return the first two pages, which are copies of each other in a database."""
     # direct I/O wants aligned memory
-    with contextlib.closing(mmap.mmap(-1, PAGE_SIZE)) as page:
-        length = os.preadv(fd, [page], 0)
-        return page[:length]
+    with contextlib.closing(mmap.mmap(-1, 2 * PAGE_SIZE)) as pages:
+        length = os.preadv(fd, [pages], 0)
+        return pages[:length]
 
 
 def _wants_create(fd: int, name: str, flag: Flag, force: bool, is_device: bool) -> bool:
-    head = _read_first_page(fd)
-    if len(head) == PAGE_SIZE and lib.exdb_probe(ffi.from_buffer(head)):
+    head = _read_head(fd)
+    copies = (head[at : at + PAGE_SIZE] for at in range(0, len(head), PAGE_SIZE))
+    if any(len(copy) == PAGE_SIZE and lib.exdb_probe(ffi.from_buffer(copy)) for copy in copies):
         return flag == "n"
     if flag == "w":
         raise NotADatabaseError(errno.EINVAL, "no database of exmapdb", name)

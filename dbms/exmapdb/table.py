@@ -133,14 +133,14 @@ class ScanBuffer:
 class Table:
     """A table of an open database; made by Database.create_table and Database.table.
 
-    May be used by several threads at a time.  No call is atomic yet but for single rows.
+    May be used by several threads at a time.  Each call that changes rows is a transaction.
     """
 
-    def __init__(self, database: Database, name: str, schema: Schema, root: int) -> None:
+    def __init__(self, database: Database, name: str, schema: Schema, tree: int) -> None:
         self._database = database
         self._name = name
         self._schema = schema
-        self._root = root
+        self._tree = tree
         self._layout = make_layout(schema)
         self._key_types = tuple(schema.fields[index].type for index in schema.key_indexes)
         self._buffers: dict[int, RowBuffer] = {}
@@ -164,15 +164,15 @@ class Table:
         columns: for each column of the schema what Column.of takes, all of one length (a column that
         takes nulls may be left out).  Sorted keys are quickest and fill the pages.  With `replace` a row
         whose key exists replaces the old one.
-        Raises SchemaError, InvalidValueError, NullViolationError and RowTooLargeError before anything
-        is changed; DuplicateKeyError and StorageError when rows with smaller keys are in already.
+        All rows go in or, after an error, none.  Raises SchemaError, InvalidValueError, NullViolationError,
+        RowTooLargeError, DuplicateKeyError, TransactionTooLargeError and other StorageErrors.
         """
         given = columns.columns if isinstance(columns, Batch) else columns
         vectors, keep, rows = self._input(given)
         failed = ffi.new("uint64_t *")
         with self._database.worker() as worker:
             code = lib.exdb_table_insert(
-                worker.handle, self._layout, self._root, vectors, rows, replace, failed
+                worker.handle, self._layout, self._tree, vectors, rows, replace, failed
             )
             del keep
             if code:
@@ -188,8 +188,8 @@ class Table:
 
         keys: the key's columns, as for insert_many; other columns are ignored, so that what a scan
         yields will do.  Pages that become empty serve later inserts; the file does not shrink.
-        Raises SchemaError, InvalidValueError and NullViolationError before anything is changed;
-        StorageError when some rows may be gone already.
+        All rows go or, after an error, none.  Raises SchemaError, InvalidValueError, NullViolationError,
+        TransactionTooLargeError and other StorageErrors.
         """
         given = keys.columns if isinstance(keys, Batch) else keys
         unknown = set(given) - set(self._schema.names)
@@ -199,7 +199,7 @@ class Table:
         vectors, keep, rows = self._input({name: given[name] for name in self._schema.key}, key_only=True)
         deleted = ffi.new("uint64_t *")
         with self._database.worker() as worker:
-            code = lib.exdb_table_delete(worker.handle, self._layout, self._root, vectors, rows, deleted)
+            code = lib.exdb_table_delete(worker.handle, self._layout, self._tree, vectors, rows, deleted)
             del keep
             if code:
                 self._raise(code, worker.error_page, 0)
@@ -226,7 +226,7 @@ class Table:
             if buffer is None:
                 buffer = self._buffers[worker.index] = RowBuffer(self._schema.fields)
             self._encode(buffer.key, parts)
-            code = lib.exdb_table_get(worker.handle, self._layout, self._root, buffer.key, buffer.vectors)
+            code = lib.exdb_table_get(worker.handle, self._layout, self._tree, buffer.key, buffer.vectors)
             if code == -errno.ENOENT:
                 return None
             if code:
@@ -254,7 +254,7 @@ class Table:
         if unknown or not 0 <= prefetch <= PREFETCH_PAGES or batch_rows < 1:
             raise SchemaError(f"no columns {sorted(unknown)}, or prefetch or batch_rows out of range")
         bounds = [ffi.NULL if bound is None else self._key(bound) for bound in (low, high)]
-        scan = lib.exdb_scan_new(self._layout, self._root, *bounds, prefetch, reverse)
+        scan = lib.exdb_scan_new(self._layout, self._tree, *bounds, prefetch, reverse)
         if not scan:
             raise self._database.error(-errno.ENOMEM, 0)
         return self._batches(ffi.gc(scan, lib.exdb_scan_free), names, batch_rows)

@@ -116,7 +116,6 @@ int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry 
 	int ret = 0;
 
 	*done = 0;
-	pthread_rwlock_rdlock(&w->db->gate);
 	while (!ret && *done < n) {
 		size_t put_now;
 
@@ -126,7 +125,79 @@ int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry 
 			ret = btree_make_room(w, root, entries + *done,
 					      *done ? entries + *done - 1 : NULL);
 	}
-	pthread_rwlock_unlock(&w->db->gate);
+	return ret;
+}
+
+/* The leaf for a key under a shared latch, and the keys that lie in it. */
+static int find_shared(struct exdb_worker *w, uint64_t root, const uint8_t *key,
+		       unsigned int length, uint64_t *page, const struct node **leaf,
+		       struct fence *fence)
+{
+	const struct node *node;
+	const void *mem;
+	int ret = buffer_fix_shared(w, root, &mem);
+
+	*page = root;
+	if (ret)
+		return ret;
+	for (node = mem; !node_is_leaf(node); node = mem) {
+		unsigned int i = node_upper_bound(node, key, length);
+		uint64_t child = node_child(node, i);
+
+		take_fence(fence, node, i);
+		ret = buffer_fix_shared(w, child, &mem);
+		buffer_unfix_shared(w, *page);
+		if (ret)
+			return ret;
+		*page = child;
+	}
+	*leaf = node;
+	return 0;
+}
+
+/* Those of the entries that belong into the leaf of the first. */
+static int probe_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
+		      size_t n, bool absent, size_t *done)
+{
+	struct fence fence = { .bounded = false };
+	const struct node *leaf;
+	uint64_t page;
+	int ret = find_shared(w, root, entries->key, entries->key_length, &page, &leaf, &fence);
+
+	*done = 0;
+	if (ret)
+		return ret;
+	while (*done < n) {
+		const struct btree_entry *entry = &entries[*done];
+		bool found = false;
+
+		if (*done && !fence_is_above(&fence, entry->key, entry->key_length))
+			break;
+		if (absent)
+			node_lower_bound(leaf, entry->key, entry->key_length, &found);
+		if (found) {
+			ret = -EEXIST;
+			break;
+		}
+		(*done)++;
+	}
+	buffer_unfix_shared(w, page);
+	return ret;
+}
+
+int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries, size_t n,
+		bool absent, size_t *seen, size_t *leaves)
+{
+	int ret = 0;
+
+	*seen = 0;
+	while (!ret && *seen < n) {
+		size_t done;
+
+		ret = probe_leaf(w, root, entries + *seen, n - *seen, absent, &done);
+		*seen += done;
+		(*leaves)++;
+	}
 	return ret;
 }
 
@@ -134,24 +205,13 @@ int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *ke
 		 btree_row_fn fn, void *arg)
 {
 	const struct node *node;
-	const void *mem;
-	uint64_t page = root;
+	uint64_t page;
 	unsigned int i;
 	bool found;
-	int ret = buffer_fix_shared(w, root, &mem);
+	int ret = find_shared(w, root, key->bytes, key->length, &page, &node, NULL);
 
 	if (ret)
 		return ret;
-	for (node = mem; !node_is_leaf(node); node = mem) {
-		uint64_t child;
-
-		child = node_child(node, node_upper_bound(node, key->bytes, key->length));
-		ret = buffer_fix_shared(w, child, &mem);
-		buffer_unfix_shared(w, page);
-		if (ret)
-			return ret;
-		page = child;
-	}
 	ret = -ENOENT;
 	i = node_lower_bound(node, key->bytes, key->length, &found);
 	if (found) {

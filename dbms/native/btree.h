@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A clustered B+-tree: the rows lie in its leaves.  Its root page never moves.
+ * Who changes trees holds exdb.commit.
  *
  * Readers and writers descend with shared latches, one or two at a time, and
  * latch the leaf as they need it.  Who finds a leaf full, or leaves one nearly
@@ -72,9 +73,22 @@ int btree_create(struct exdb_worker *w, uint64_t *root);
 int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
 		 size_t n, bool replace, size_t *done);
 
-/* Remove what there is of keys that are sorted; *removed is the number of rows that went. */
+#define BTREE_UNMENDED	1
+
+/*
+ * Remove what there is of keys that are sorted; *removed is the number of rows that
+ * went.  BTREE_UNMENDED if all did, but a page that is nearly empty now could not be
+ * merged with another: whoever removes from it next tries again.
+ */
 int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys, size_t n,
 		 size_t *removed);
+
+/*
+ * Come to the leaves of keys that are sorted, and count them in *leaves.  With @absent
+ * they stop at the first key that is there: -EEXIST, and *seen is its place.
+ */
+int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries, size_t n,
+		bool absent, size_t *seen, size_t *leaves);
 
 /* Call @fn for the row with this key; -ENOENT if there is none. */
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "buffer.h"
@@ -41,7 +42,7 @@ int buffer_reserve(struct exdb_worker *w, unsigned int n)
 		if (ret > 0)
 			continue;
 		ret = -ENOBUFS;
-		if (db->nr_workers == 1 || ++stalls == STALLS)
+		if (++stalls == STALLS)
 			goto err_used;
 		nanosleep(&pause, NULL);
 	}
@@ -61,19 +62,18 @@ void buffer_note_resident(struct exdb *db, uint64_t page)
 }
 
 /*
- * READ or ALLOC of pages whose words we hold exclusively and whose frames are
- * reserved.  Frames may still be short for a moment, in the caches of other
- * interfaces or because a reservation raced: then evict, and go on.
+ * ALLOC of pages whose words we hold exclusively and whose frames are reserved.
+ * Frames may still be short for a moment, in the caches of other interfaces or
+ * because a reservation raced: then evict, and go on.
  */
-static int populate(struct exdb_worker *w, unsigned int opcode, const uint64_t *pages,
-		    unsigned int n)
+static int populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
 {
 	unsigned int tries = 0;
 	long ret;
 
 	for (;;) {
 		w->error_page = pages[0];
-		ret = exmap_vector(w->db->ex, w->itf, opcode, pages, n, 0, NULL);
+		ret = exmap_vector(w->db->ex, w->itf, EXMAP_OP_ALLOC, pages, n, 0, NULL);
 		if (ret >= 0)
 			return 0;
 		if ((ret != -ENOMEM && ret != -EAGAIN) || ++tries == STALLS)
@@ -85,8 +85,6 @@ static int populate(struct exdb_worker *w, unsigned int opcode, const uint64_t *
 		ret = clock_evict(w);
 		if (ret < 0)
 			return ret;
-		if (!ret && w->db->nr_workers == 1)
-			return -ENOBUFS;
 		if (!ret)
 			sched_yield();
 	}
@@ -100,7 +98,24 @@ static void abandon(struct exdb_worker *w, uint64_t page)
 	if (exmap_is_mapped(db->ex, page))
 		exmap_vector(db->ex, w->itf, EXMAP_OP_FREE, &page, 1, 0, NULL);
 	__atomic_sub_fetch(&db->used, 1, __ATOMIC_RELAXED);
-	state_release_exclusive(page_state(db, page), STATE_EVICTED, false);
+	state_release_exclusive(page_state(db, page), STATE_EVICTED);
+}
+
+/* Read a page that has a frame already from where the map says. */
+static int read_page(struct exdb_worker *w, uint64_t page)
+{
+	struct exdb *db = w->db;
+	void *mem = exmap_page(db->ex, page);
+	uint32_t block = map_get(db, page);
+	unsigned int done;
+	int ret = -EUCLEAN;
+
+	if (block)
+		ret = disk_read(db->backing_fd, &block, &mem, 1, &done);
+	if (ret)
+		return ret == -ENXIO ? -EUCLEAN : ret;
+	w->counts.read++;
+	return page_verify(mem, page);
 }
 
 /*
@@ -115,17 +130,15 @@ static int fault(struct exdb_worker *w, uint64_t page)
 	w->error_page = page;
 	ret = buffer_reserve(w, 1);
 	if (ret) {
-		state_release_exclusive(page_state(db, page), STATE_EVICTED, false);
+		state_release_exclusive(page_state(db, page), STATE_EVICTED);
 		return ret;
 	}
-	ret = populate(w, EXMAP_OP_READ, &page, 1);
-	if (!ret) {
-		w->counts.read++;
-		ret = page_verify(exmap_page(db->ex, page), page);
-	}
+	ret = populate(w, &page, 1);
+	if (!ret)
+		ret = read_page(w, page);
 	if (ret) {
 		abandon(w, page);
-		return ret == -ENXIO ? -EUCLEAN : ret;
+		return ret;
 	}
 	buffer_note_resident(db, page);
 	w->counts.misses++;
@@ -157,7 +170,7 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 			ret = fault(w, page);
 			if (ret)
 				return ret;
-			state_release_exclusive(word, STATE_SHARED_FIRST, false);
+			state_release_exclusive(word, STATE_SHARED_FIRST);
 			break;
 		}
 		if (state_try_shared(word, v)) {
@@ -197,6 +210,13 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 		}
 		wait_for_latch(&spins);
 	}
+	if (state_is_pending(state_load(word), w->db->epoch)) {
+		ret = checkpoint_save(w, page);
+		if (ret) {
+			state_release_exclusive(word, STATE_UNLOCKED);
+			return ret;
+		}
+	}
 	*out = exmap_page(w->db->ex, page);
 	return 0;
 }
@@ -208,36 +228,53 @@ void buffer_unfix_shared(struct exdb_worker *w, uint64_t page)
 
 void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty)
 {
-	state_release_exclusive(page_state(w->db, page), STATE_UNLOCKED, dirty);
+	uint64_t *word = page_state(w->db, page);
+
+	if (dirty)
+		state_set_dirty(word, w->db->epoch);
+	state_release_exclusive(word, STATE_UNLOCKED);
 }
 
-/* A page number is lost if it cannot be given a frame; it will be written as it is by nobody. */
-static int allocate_next(struct exdb_worker *w, uint64_t *page, void **out)
+/* A frame for a page that nobody knows yet; it comes latched exclusively. */
+static int give_frame(struct exdb_worker *w, uint64_t page, void **out)
 {
 	struct exdb *db = w->db;
-	uint64_t number;
+	uint64_t *word = page_state(db, page);
 	int ret = buffer_reserve(w, 1);
 
 	if (ret)
 		return ret;
-	number = __atomic_load_n(&db->next_page, __ATOMIC_RELAXED);
-	do {
-		if (number >= db->ex->region_pages) {
-			__atomic_sub_fetch(&db->used, 1, __ATOMIC_RELAXED);
-			return fail(w, number, -ENOSPC);
-		}
-	} while (!__atomic_compare_exchange_n(&db->next_page, &number, number + 1, false,
-					      __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
-	/* nobody knows the number yet */
-	state_try_exclusive(page_state(db, number), state_load(page_state(db, number)));
-	ret = populate(w, EXMAP_OP_ALLOC, &number, 1);
+	state_try_exclusive(word, state_load(word));
+	ret = populate(w, &page, 1);
 	if (ret) {
-		abandon(w, number);
+		abandon(w, page);
 		return ret;
 	}
-	buffer_note_resident(db, number);
+	buffer_note_resident(db, page);
+	*out = exmap_page(db->ex, page);
+	return 0;
+}
+
+int buffer_pin(struct exdb_worker *w, uint64_t page, void **out)
+{
+	return give_frame(w, page, out);
+}
+
+static int allocate_next(struct exdb_worker *w, uint64_t *page, void **out)
+{
+	struct exdb *db = w->db;
+	uint64_t number = db->next_page;
+	int ret;
+
+	if (number >= db->data_pages)
+		return fail(w, number, -ENOSPC);
+	ret = map_extend(w, number);
+	if (!ret)
+		ret = give_frame(w, number, out);
+	if (ret)
+		return ret;
+	__atomic_store_n(&db->next_page, number + 1, __ATOMIC_RELEASE);
 	*page = number;
-	*out = exmap_page(db->ex, number);
 	return 0;
 }
 
@@ -281,6 +318,27 @@ static unsigned int claim_absent(struct exdb_worker *w, const uint64_t *pages, u
 	return nr;
 }
 
+/* Read pages that have frames, many at a time where their blocks are neighbours. */
+static void read_pages(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+{
+	struct exdb *db = w->db;
+	uint32_t blocks[PREFETCH_MAX];
+	void *memory[PREFETCH_MAX];
+	unsigned int i, done, from = 0;
+
+	for (i = 0; i < n; i++) {
+		blocks[i] = map_get(db, pages[i]);
+		memory[i] = exmap_page(db->ex, pages[i]);
+		/* whatever the frame held before, it is not taken for the page if the read fails */
+		memset(memory[i], 0, sizeof(struct page_header));
+	}
+	while (from < n) {
+		disk_read(db->backing_fd, blocks + from, memory + from, n - from, &done);
+		w->counts.read += done;
+		from += done + 1;
+	}
+}
+
 int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
 {
 	struct exdb *db = w->db;
@@ -294,22 +352,22 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	ret = buffer_reserve(w, nr);
 	if (ret) {
 		for (i = 0; i < nr; i++)
-			state_release_exclusive(page_state(db, claimed[i]), STATE_EVICTED, false);
+			state_release_exclusive(page_state(db, claimed[i]), STATE_EVICTED);
 		return ret == -ENOBUFS ? 0 : ret;
 	}
 	buffer_sort_pages(claimed, nr);
-	populate(w, EXMAP_OP_READ, claimed, nr);
+	if (!populate(w, claimed, nr))
+		read_pages(w, claimed, nr);
 	for (i = 0; i < nr; i++) {
 		bool mapped = exmap_is_mapped(db->ex, claimed[i]);
 
-		w->counts.read += mapped;
 		if (!mapped || page_verify(exmap_page(db->ex, claimed[i]), claimed[i])) {
 			abandon(w, claimed[i]);
 			continue;
 		}
 		buffer_note_resident(db, claimed[i]);
 		w->counts.prefetched++;
-		state_release_exclusive(page_state(db, claimed[i]), STATE_UNLOCKED, false);
+		state_release_exclusive(page_state(db, claimed[i]), STATE_UNLOCKED);
 	}
 	return 0;
 }

@@ -7,15 +7,21 @@
  * a page that is absent is read by an explicit READ, never by a fault.  Frames
  * are won back by a clock over the pool's frames.
  *
- * Latches are taken root to leaf and left to right; the clock only tries.
+ * Latches are taken root to leaf and left to right; the clock only tries.  Who
+ * latches a page exclusively to change it holds exdb.commit.
  */
 #ifndef EXDB_BUFFER_H
 #define EXDB_BUFFER_H
 
 #include <pthread.h>
 
+#include "block.h"
+#include "checkpoint.h"
+#include "disk.h"
 #include "exdb.h"
 #include "exmap_user.h"
+#include "log.h"
+#include "map.h"
 #include "page.h"
 #include "state.h"
 
@@ -50,26 +56,39 @@ struct exdb_worker {
 
 /**
  * struct exdb - an open database
- * @ex: the region
+ * @ex: the region: the pages of the trees, then those of the page map
  * @states: a state word for each page of the region
- * @frames: the last page known in each frame; 0 for none (page 0 is never evicted)
+ * @frames: the last page known in each frame; 0 for none (there is no page 0)
+ * @roots: the root page of each tree; written under @commit
  * @pool_pages: number of frames
  * @used: frames that are taken or reserved
  * @limit: evict beyond this number; less while a freeze holds frames
- * @frozen: there is a freeze; protected by @gate
+ * @frozen: there is a freeze; protected by @commit
  * @evict_batch: pages that one turn of the clock frees
  * @prefetch: leaves that a scan may read ahead
  * @hand: the clock's hand
+ * @data_pages: pages that trees may have
  * @next_page: the first page that was never allocated
- * @free_page: the first page of the free list, 0 for none; protected by @free_lock
- * @nr_free: its length; protected by @free_lock
+ * @free_page: the first page of the free list, 0 for none; protected by @commit
+ * @nr_free: its length; likewise
+ * @next_tree: the first number that no tree has
  * @backing_fd: the caller's
+ * @level: enum exdb_durability
+ * @blocks: where pages may be written
+ * @map: where they were
+ * @log: what was committed since the last checkpoint, and more
+ * @log_open: records may be appended; if not, a checkpoint has to say so first
+ * @epoch: checkpoints that have begun; written under @commit and blocks.lock
+ * @saved: copies that writers have left to the running checkpoint; blocks.lock
+ * @checkpoint: the last one that was completed; under @checkpointing
  * @checkpoints: that were made
- * @clean: the backing says that the database was closed; protected by @meta_lock
- *	for writing
- * @meta_lock: the meta page
- * @free_lock: the free list; taken under latches, and before the latch of a free page
- * @gate: changes of trees hold it shared, a checkpoint exclusively
+ * @commits: transactions
+ * @recovered: transactions that were replayed at open
+ * @failed: the first error after which nothing may change any more, or 0
+ * @failed_page: the page it was about
+ * @checkpointing: one checkpoint at a time; taken before @commit
+ * @commit: whoever changes trees: one transaction at a time is validated, logged and applied
+ * @keeper: the housekeeping thread; its channel is behind those that are lent
  * @nr_workers: length of @workers
  * @workers: channels
  */
@@ -77,6 +96,7 @@ struct exdb {
 	struct exmap *ex;
 	uint64_t *states;
 	uint64_t *frames;
+	uint64_t *roots;
 	uint64_t pool_pages;
 	uint64_t used;
 	uint64_t limit;
@@ -84,17 +104,30 @@ struct exdb {
 	unsigned int evict_batch;
 	unsigned int prefetch;
 	uint64_t hand;
+	uint64_t data_pages;
 	uint64_t next_page;
 	uint64_t free_page;
 	uint64_t nr_free;
+	uint32_t next_tree;
 	int backing_fd;
+	uint32_t level;
+	struct blocks blocks;
+	struct map map;
+	struct log log;
+	bool log_open;
+	uint64_t epoch;
+	struct saved_page *saved;
+	struct meta_state checkpoint;
 	uint64_t checkpoints;
-	uint32_t clean;
-	pthread_mutex_t meta_lock;
-	pthread_mutex_t free_lock;
-	pthread_rwlock_t gate;
+	uint64_t commits;
+	uint64_t recovered;
+	int failed;
+	uint64_t failed_page;
+	pthread_mutex_t checkpointing;
+	pthread_mutex_t commit;
+	struct keeper keeper;
 	unsigned int nr_workers;
-	struct exdb_worker workers[EXDB_WORKERS_MAX];
+	struct exdb_worker workers[EXDB_WORKERS_MAX + 1];
 };
 
 static inline uint64_t *page_state(const struct exdb *db, uint64_t page)
@@ -111,6 +144,9 @@ void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty);
 
 /* Allocate a page; it comes latched exclusively and undefined. */
 int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out);
+
+/* A frame for a page beyond the trees', which stays latched for ever. */
+int buffer_pin(struct exdb_worker *w, uint64_t page, void **out);
 
 /* Give up a page that the caller has latched exclusively and nobody can come to any more. */
 void buffer_release(struct exdb_worker *w, uint64_t page, void *mem);
@@ -131,22 +167,15 @@ void buffer_note_resident(struct exdb *db, uint64_t page);
 int clock_evict(struct exdb_worker *w);
 
 /*
- * clock.c: seal and write pages that the caller has latched (shared will do),
- * in the order given; those that were written are clean then.
+ * clock.c: seal pages that the caller has latched by state_try_writing, and write
+ * them to blocks that no checkpoint has; up to BATCH_MAX.  They are clean then.
  */
 int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
 
-/* clock.c: write every dirty page.  The caller keeps changes away. */
-int clock_flush(struct exdb_worker *w);
+/* clock.c: the page in a frame, or 0. */
+uint64_t clock_page_in_frame(const struct exdb *db, uint64_t frame);
 
 /* free.c: the first page of the free list, latched exclusively: 1, 0 if there is none, or -errno. */
 int free_list_take(struct exdb_worker *w, uint64_t *page, void **out);
-
-/* meta.c: before the first page is written after a checkpoint, and after the last. */
-int meta_mark_open(struct exdb_worker *w);
-int meta_mark_closed(struct exdb_worker *w);
-
-/* meta.c: read the meta page of the backing, or make a new one; it stays latched for ever. */
-int meta_open(struct exdb_worker *w, bool create);
 
 #endif /* EXDB_BUFFER_H */

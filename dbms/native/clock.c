@@ -7,7 +7,6 @@
  * shared with many turns.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "buffer.h"
 
@@ -19,8 +18,7 @@ struct victims {
 	uint64_t dirty[EVICT_BATCH];
 };
 
-/* The page in @frame, or 0. */
-static uint64_t page_in_frame(const struct exdb *db, uint64_t frame)
+uint64_t clock_page_in_frame(const struct exdb *db, uint64_t frame)
 {
 	uint64_t page = __atomic_load_n(&db->frames[frame], __ATOMIC_ACQUIRE);
 	uint32_t word = __atomic_load_n(&db->ex->residency[page], __ATOMIC_ACQUIRE);
@@ -37,7 +35,7 @@ static void collect(struct exdb *db, struct victims *v)
 	v->nr_dirty = 0;
 	for (steps = 0; steps < 2 * db->pool_pages; steps++) {
 		uint64_t hand = __atomic_fetch_add(&db->hand, 1, __ATOMIC_RELAXED);
-		uint64_t page = page_in_frame(db, hand % db->pool_pages);
+		uint64_t page = clock_page_in_frame(db, hand % db->pool_pages);
 		uint64_t *word = page_state(db, page);
 		uint64_t old = state_load(word);
 
@@ -49,55 +47,77 @@ static void collect(struct exdb *db, struct victims *v)
 			continue;
 		else if (!(old & STATE_DIRTY))
 			v->clean[v->nr_clean++] = page;
-		else if (state_try_shared(word, old))
+		else if (state_try_writing(word, old))
 			v->dirty[v->nr_dirty++] = page;
 		if (v->nr_clean + v->nr_dirty == db->evict_batch)
 			break;
 	}
 }
 
-/* Write one by one what could not be written together, to learn which page it is. */
-static int write_singly(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+/* Pages lie where they were written, for the running checkpoint as well if it wanted them. */
+static void note_written(struct exdb *db, const uint64_t *pages, const uint32_t *blocks,
+			 unsigned int n)
 {
-	struct exdb *db = w->db;
 	unsigned int i;
-	int error = 0;
 
+	pthread_mutex_lock(&db->blocks.lock);
 	for (i = 0; i < n; i++) {
-		long ret = exmap_vector(db->ex, w->itf, EXMAP_OP_WRITE, &pages[i], 1, 0, NULL);
+		uint64_t *word = page_state(db, pages[i]);
+		bool pending = state_is_pending(state_load(word), db->epoch);
 
-		if (ret < 0) {
-			if (!error)
-				w->error_page = pages[i];
-			error = error ? error : ret;
-			continue;
-		}
-		w->counts.written++;
-		state_clear_dirty(page_state(db, pages[i]));
+		if (pending)
+			block_keep(&db->blocks, blocks[i]);
+		map_set(db, pages[i], blocks[i], pending);
+		state_end_writing(word, true);
 	}
-	return error;
+	pthread_mutex_unlock(&db->blocks.lock);
+}
+
+static void note_failed(struct exdb *db, const uint64_t *pages, const uint32_t *blocks,
+			unsigned int n)
+{
+	unsigned int i;
+
+	pthread_mutex_lock(&db->blocks.lock);
+	for (i = 0; i < n; i++) {
+		if (blocks)
+			block_free(&db->blocks, blocks[i]);
+		state_end_writing(page_state(db, pages[i]), false);
+	}
+	pthread_mutex_unlock(&db->blocks.lock);
 }
 
 int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
 {
 	struct exdb *db = w->db;
-	unsigned int i;
-	long ret;
+	uint32_t blocks[BATCH_MAX];
+	void *memory[BATCH_MAX];
+	unsigned int i, done;
+	bool room;
+	int ret;
 
 	if (!n)
 		return 0;
-	ret = meta_mark_open(w);
-	if (ret)
-		return ret;
-	for (i = 0; i < n; i++)
-		page_seal(exmap_page(db->ex, pages[i]));
-	ret = exmap_vector(db->ex, w->itf, EXMAP_OP_WRITE, pages, n, 0, NULL);
-	if (ret < 0)
-		return write_singly(w, pages, n);
-	w->counts.written += n;
-	for (i = 0; i < n; i++)
-		state_clear_dirty(page_state(db, pages[i]));
-	return 0;
+	pthread_mutex_lock(&db->blocks.lock);
+	room = block_allocate(&db->blocks, blocks, n, true);
+	pthread_mutex_unlock(&db->blocks.lock);
+	w->error_page = pages[0];
+	if (!room) {
+		note_failed(db, pages, NULL, n);
+		return checkpoint_fail(db, -ENOSPC, pages[0]);
+	}
+	for (i = 0; i < n; i++) {
+		memory[i] = exmap_page(db->ex, pages[i]);
+		page_seal(memory[i]);
+	}
+	ret = disk_write(db->backing_fd, blocks, memory, n, &done);
+	w->counts.written += done;
+	note_written(db, pages, blocks, done);
+	if (!ret)
+		return 0;
+	w->error_page = pages[done];
+	note_failed(db, pages + done, blocks + done, n - done);
+	return checkpoint_fail(db, ret, pages[done]);
 }
 
 /* Latch the victims that nobody has touched since exclusively. */
@@ -142,7 +162,7 @@ static int release(struct exdb_worker *w, uint64_t *pages, unsigned int n)
 
 		freed += !mapped;
 		state_release_exclusive(page_state(db, pages[i]),
-					mapped ? STATE_UNLOCKED : STATE_EVICTED, false);
+					mapped ? STATE_UNLOCKED : STATE_EVICTED);
 	}
 	__atomic_sub_fetch(&db->used, freed, __ATOMIC_RELAXED);
 	w->counts.evicted += freed;
@@ -165,61 +185,4 @@ int clock_evict(struct exdb_worker *w)
 	ret = release(w, pages, claim(db, &v, pages));
 	/* frames without an answer from the disk are frames as well */
 	return ret ? ret : error;
-}
-
-/* Latch dirty pages in shared mode; what is latched exclusively is somebody's change. */
-static unsigned int latch_dirty(struct exdb *db, const uint64_t *pages, unsigned int n,
-				uint64_t *latched)
-{
-	unsigned int i, nr = 0;
-
-	for (i = 0; i < n; i++) {
-		uint64_t *word = page_state(db, pages[i]);
-		uint64_t old;
-
-		do {
-			old = state_load(word);
-		} while ((old & STATE_DIRTY) && !state_try_shared(word, old));
-		if (old & STATE_DIRTY)
-			latched[nr++] = pages[i];
-	}
-	return nr;
-}
-
-static int flush_batch(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
-{
-	uint64_t latched[BATCH_MAX];
-	unsigned int i, nr;
-	int ret;
-
-	nr = latch_dirty(w->db, pages, n, latched);
-	if (!nr)
-		return 0;
-	ret = clock_write_back(w, latched, nr);
-	for (i = 0; i < nr; i++)
-		state_release_shared(page_state(w->db, latched[i]));
-	return ret;
-}
-
-int clock_flush(struct exdb_worker *w)
-{
-	struct exdb *db = w->db;
-	uint64_t *pages;
-	uint64_t frame, i, n = 0;
-	int ret = 0;
-
-	pages = malloc(db->pool_pages * sizeof(*pages));
-	if (!pages)
-		return -ENOMEM;
-	for (frame = 0; frame < db->pool_pages; frame++) {
-		uint64_t page = page_in_frame(db, frame);
-
-		if (page && (state_load(page_state(db, page)) & STATE_DIRTY))
-			pages[n++] = page;
-	}
-	buffer_sort_pages(pages, n);
-	for (i = 0; i < n && !ret; i += BATCH_MAX)
-		ret = flush_batch(w, pages + i, n - i < BATCH_MAX ? n - i : BATCH_MAX);
-	free(pages);
-	return ret;
 }

@@ -8,8 +8,13 @@
  * the system says are
  *
  *	-EBADMSG	a page's checksum, magic or number is wrong
- *	-EUCLEAN	the structure is wrong: a page that does not exist, or
- *			a database that was not closed
+ *	-EUCLEAN	the structure is wrong: a page that does not exist
+ *	-EILSEQ		the log is damaged where it had been on the disk
+ *	-EROFS		an earlier error (exdb_failure) has made the database
+ *			read-only: open it again
+ *	-ENOTRECOVERABLE this call was that error, after its record had gone to
+ *			the log: whether it counts is known when it is opened again
+ *	-E2BIG		the transaction is too large for the log
  *	-ENOBUFS	every frame of the pool is latched
  *	-ENOSPC		the region, or the disk, is full
  *	-EEXIST		the key exists
@@ -49,17 +54,35 @@ enum exdb_limit {
 	EXDB_ROW_MAX = 992,
 	EXDB_POOL_MIN = 32,
 	EXDB_WORKERS_MAX = 64,
-	EXDB_TABLES_ROOT = 1,
-	EXDB_COLUMNS_ROOT = 2,
+	EXDB_TREES_MAX = 65536,
+	EXDB_TABLES_TREE = 1,
+	EXDB_COLUMNS_TREE = 2,
+	EXDB_LOG_MIN = 64,
 };
 
+enum exdb_durability {
+	EXDB_SYNC = 1,
+	EXDB_GROUP = 2,
+	EXDB_ASYNC = 3,
+};
+
+/*
+ * data_pages: pages that trees may have; backing_pages: length of a device, 0 for
+ * a file, which grows; log_pages: length of the log of a new database; level: enum
+ * exdb_durability; interval: microseconds between flushes if that is async, else
+ * those that a flush waits for company if it is group.
+ */
 struct exdb_config {
 	int32_t backing_fd;
 	uint32_t backend;
 	uint32_t workers;
 	uint32_t create;
+	uint32_t level;
+	uint32_t interval;
 	uint64_t pool_pages;
-	uint64_t region_pages;
+	uint64_t data_pages;
+	uint64_t backing_pages;
+	uint64_t log_pages;
 };
 
 struct exdb_stats {
@@ -78,6 +101,11 @@ struct exdb_stats {
 	uint64_t region_pages;
 	uint64_t allocated_pages;
 	uint64_t free_pages;
+	uint64_t commits;
+	uint64_t recovered;
+	uint64_t log_bytes;
+	uint64_t log_flushes;
+	uint64_t free_blocks;
 	uint32_t backend;
 	uint32_t workers;
 };
@@ -105,7 +133,15 @@ void exdb_close(struct exdb *db);
 struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index);
 uint64_t exdb_error_page(const struct exdb_worker *w);
 int exdb_checkpoint(struct exdb_worker *w);
+/* The last checkpoint, after which nothing is committed: call exdb_close. */
+int exdb_shutdown(struct exdb_worker *w);
 int exdb_stats(struct exdb *db, struct exdb_stats *stats);
+
+/* The error that has made the database read-only, or 0; UINT64_MAX is no page. */
+int exdb_failure(const struct exdb *db, uint64_t *page);
+
+/* A page as it was written last; -ENOENT if it never was.  For looking at, when nothing changes. */
+int exdb_stored_page(struct exdb_worker *w, uint64_t page, void *out);
 
 /*
  * Keep the pages that are resident as they are, until thaw.  Half the pool is left
@@ -132,16 +168,16 @@ int exdb_key_put_int64(struct exdb_key *key, int64_t value);
 int exdb_key_put_float64(struct exdb_key *key, double value);
 int exdb_key_put_text(struct exdb_key *key, const uint8_t *text, uint32_t length);
 
-int exdb_table_create(struct exdb_worker *w, uint64_t *root);
-int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+int exdb_table_create(struct exdb_worker *w, uint32_t *tree);
+int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, bool replace,
 		      uint64_t *row);
-int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted);
-int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
 		   const struct exdb_key *key, struct exdb_vector *columns);
 
-struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
+struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint32_t tree,
 				const struct exdb_key *low, const struct exdb_key *high,
 				uint32_t prefetch, bool reverse);
 void exdb_scan_free(struct exdb_scan *scan);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Pages that trees have given up: a list through the pages themselves, whose
- * head is in the meta page.  They are ordinary pages to the clock.
+ * head is in page 0.  They are ordinary pages to the clock.
  */
 #include <errno.h>
 
@@ -40,17 +40,8 @@ static int unlink_first(struct exdb_worker *w, uint64_t number, void **out)
 
 int free_list_take(struct exdb_worker *w, uint64_t *page, void **out)
 {
-	struct exdb *db = w->db;
-	int ret = 0;
-
-	if (!__atomic_load_n(&db->free_page, __ATOMIC_RELAXED))
-		return 0;
-	pthread_mutex_lock(&db->free_lock);
-	*page = db->free_page;
-	if (*page)
-		ret = unlink_first(w, *page, out);
-	pthread_mutex_unlock(&db->free_lock);
-	return ret;
+	*page = w->db->free_page;
+	return *page ? unlink_first(w, *page, out) : 0;
 }
 
 void buffer_release(struct exdb_worker *w, uint64_t page, void *mem)
@@ -59,10 +50,8 @@ void buffer_release(struct exdb_worker *w, uint64_t page, void *mem)
 	struct free_page *freed = mem;
 
 	page_init(mem, page, PAGE_FREE, 0);
-	pthread_mutex_lock(&db->free_lock);
 	freed->next = db->free_page;
 	__atomic_store_n(&db->free_page, page, __ATOMIC_RELAXED);
 	__atomic_store_n(&db->nr_free, db->nr_free + 1, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&db->free_lock);
 	buffer_unfix_exclusive(w, page, true);
 }

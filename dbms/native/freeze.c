@@ -10,6 +10,7 @@
  * struct exdb_freeze - the pages that were resident
  * @db: the database, which outlives it
  * @snap: the snapshot
+ * @count: pages that there were, resident or not
  * @words: residency words of its pages
  * @pages: how many of them were resident
  * @limit: the database's own, to be restored
@@ -19,6 +20,7 @@
 struct exdb_freeze {
 	struct exdb *db;
 	struct exmap_snapshot *snap;
+	uint64_t count;
 	uint32_t *words;
 	uint64_t pages;
 	uint64_t limit;
@@ -41,7 +43,7 @@ static void set_limit(struct exdb *db, uint64_t limit)
 
 static int take_snapshot(struct exdb_freeze *f)
 {
-	uint64_t count = __atomic_load_n(&f->db->next_page, __ATOMIC_RELAXED);
+	uint64_t count = f->count;
 	struct exmap *ex = f->db->ex;
 	uint64_t start;
 	int ret;
@@ -64,12 +66,12 @@ static int read_words(struct exdb_freeze *f)
 	if (!f->words)
 		return -ENOMEM;
 	ret = exmap_snapshot_words(f->snap, 0, f->snap->count, f->words);
-	for (i = 0; i < f->snap->count && !ret; i++)
+	for (i = 0; i < f->count && !ret; i++)
 		f->pages += EXMAP_RES_MAPPED(f->words[i]);
 	return ret;
 }
 
-/* The gate is closed: no tree changes. */
+/* No tree changes: the caller holds the commit lock. */
 static int freeze(struct exdb_worker *w, struct exdb_freeze *f)
 {
 	struct exmap_counters counters = { 0 };
@@ -106,7 +108,7 @@ int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out)
 	struct exdb_freeze *f;
 	int ret = -EBUSY;
 
-	pthread_rwlock_wrlock(&db->gate);
+	pthread_mutex_lock(&db->commit);
 	if (db->frozen)
 		goto out;
 	ret = -ENOMEM;
@@ -114,6 +116,7 @@ int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out)
 	if (!f)
 		goto out;
 	f->db = db;
+	f->count = db->next_page;
 	f->limit = db->limit;
 	db->frozen = true;
 	ret = freeze(w, f);
@@ -122,7 +125,7 @@ int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out)
 	else
 		*out = f;
 out:
-	pthread_rwlock_unlock(&db->gate);
+	pthread_mutex_unlock(&db->commit);
 	return ret;
 }
 
@@ -130,16 +133,16 @@ void exdb_thaw(struct exdb_freeze *f)
 {
 	struct exdb *db = f->db;
 
-	pthread_rwlock_wrlock(&db->gate);
+	pthread_mutex_lock(&db->commit);
 	destroy(f);
-	pthread_rwlock_unlock(&db->gate);
+	pthread_mutex_unlock(&db->commit);
 }
 
 void exdb_freeze_pages(const struct exdb_freeze *f, uint64_t *pages)
 {
 	uint64_t i;
 
-	for (i = 0; i < f->snap->count; i++)
+	for (i = 0; i < f->count; i++)
 		if (EXMAP_RES_MAPPED(f->words[i]))
 			*pages++ = i;
 }
@@ -148,7 +151,7 @@ int exdb_freeze_read(const struct exdb_freeze *f, uint64_t page, void *out)
 {
 	long ret;
 
-	if (page >= f->snap->count)
+	if (page >= f->count)
 		return -ENOENT;
 	ret = exmap_snapshot_pread(f->snap, out, PAGE_SIZE, page * PAGE_SIZE);
 	if (ret < 0)

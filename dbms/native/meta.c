@@ -1,103 +1,114 @@
 // SPDX-License-Identifier: MIT
 /*
- * Page 0.  It is latched exclusively as long as the database is open and
- * changes under meta_lock.  There is no log yet: `state` tells a database that
- * was closed (or checkpointed, and not written to since) from one whose pages
- * may contradict each other.
+ * Page 0: which image of the pages holds, and from where the log is replayed on it.
+ * It lies in block 0 and, the same, in block 1.  They are written one after the
+ * other, and nothing of the last image or its log is given up before both are
+ * on the disk: so whichever can be read names an image that can be read, and a
+ * damaged copy never brings back an older one.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "buffer.h"
 
-#define META_FORMAT	1u
-
-enum meta_state {
-	META_CLOSED = 1,
-	META_OPEN = 2,
-};
+#define META_FORMAT	2u
+#define META_COPIES	2u
 
 /**
- * struct meta_page - page 0 of the backing
+ * struct meta_page - page 0
  * @header: as in every page
  * @format: META_FORMAT
  * @page_size: 4096
- * @state: enum meta_state
- * @reserved: 0
+ * @log_blocks: length of the log, which begins in block 2; pages come behind it
+ * @log_id: its number
+ * @sequence: of the checkpoint
+ * @lsn: records from here on are not in the image
  * @next_page: the first page that was never allocated
  * @free_page: the first page of the free list, 0 for none
  * @nr_free: its length
+ * @nr_map: map pages
+ * @clean: 1 if nothing was appended to the log from @lsn on, else 0
+ * @reserved: 0
+ * @roots: blocks of the map's roots
  */
 struct meta_page {
 	struct page_header header;
 	uint32_t format;
 	uint32_t page_size;
-	uint32_t state;
-	uint32_t reserved;
+	uint32_t log_blocks;
+	uint32_t log_id;
+	uint64_t sequence;
+	uint64_t lsn;
 	uint64_t next_page;
 	uint64_t free_page;
 	uint64_t nr_free;
+	uint64_t nr_map;
+	uint32_t clean;
+	uint32_t reserved;
+	uint32_t roots[MAP_ROOTS_MAX];
 };
 
-static_assert(sizeof(struct meta_page) == 72, "on-disk format");
+static_assert(offsetof(struct meta_page, roots) == 104, "on-disk format");
+static_assert(sizeof(struct meta_page) <= PAGE_SIZE, "on-disk format");
 
-static struct meta_page *meta_of(const struct exdb *db)
+static struct meta_page *new_page(void)
 {
-	return exmap_page(db->ex, 0);
+	struct meta_page *meta = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+
+	if (meta)
+		page_init(meta, 0, PAGE_META, 0);
+	return meta;
 }
 
-/* Write page 0, and wait until everything that was written is on the disk. */
-static int write_meta(struct exdb_worker *w, enum meta_state state)
+static int write_copies(struct exdb *db, struct meta_page *meta)
 {
-	struct meta_page *meta = meta_of(w->db);
-	const uint64_t page = 0;
-	long ret;
-
-	w->error_page = 0;
-	meta->state = state;
-	meta->next_page = __atomic_load_n(&w->db->next_page, __ATOMIC_ACQUIRE);
-	meta->free_page = __atomic_load_n(&w->db->free_page, __ATOMIC_RELAXED);
-	meta->nr_free = __atomic_load_n(&w->db->nr_free, __ATOMIC_RELAXED);
-	page_seal(meta);
-	ret = exmap_vector(w->db->ex, w->itf, EXMAP_OP_WRITE, &page, 1, 0, NULL);
-	if (ret < 0)
-		return ret;
-	w->counts.written++;
-	return fdatasync(w->db->backing_fd) ? -errno : 0;
-}
-
-int meta_mark_open(struct exdb_worker *w)
-{
-	struct exdb *db = w->db;
+	unsigned int i;
 	int ret = 0;
 
-	if (!__atomic_load_n(&db->clean, __ATOMIC_ACQUIRE))
-		return 0;
-	pthread_mutex_lock(&db->meta_lock);
-	if (db->clean)
-		ret = write_meta(w, META_OPEN);
-	if (!ret)
-		__atomic_store_n(&db->clean, 0, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&db->meta_lock);
+	for (i = 0; i < META_COPIES && !ret; i++) {
+		ret = disk_write_bytes(db->backing_fd, meta, PAGE_SIZE, (uint64_t)i * PAGE_SIZE);
+		if (!ret)
+			ret = disk_sync(db->backing_fd);
+	}
 	return ret;
 }
 
-int meta_mark_closed(struct exdb_worker *w)
+int meta_write(struct exdb *db, const struct meta_state *state)
 {
-	struct exdb *db = w->db;
-	int ret = 0;
+	struct meta_page *meta = new_page();
+	int ret;
 
-	if (fdatasync(db->backing_fd)) {
-		w->error_page = 0;
-		return -errno;
-	}
-	pthread_mutex_lock(&db->meta_lock);
-	if (!db->clean)
-		ret = write_meta(w, META_CLOSED);
-	if (!ret)
-		__atomic_store_n(&db->clean, 1, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&db->meta_lock);
+	if (!meta)
+		return -ENOMEM;
+	meta->format = META_FORMAT;
+	meta->page_size = PAGE_SIZE;
+	meta->log_blocks = db->log.size / PAGE_SIZE;
+	meta->log_id = db->log.id;
+	meta->sequence = state->sequence;
+	meta->lsn = state->lsn;
+	meta->next_page = state->next_page;
+	meta->free_page = state->free_page;
+	meta->nr_free = state->nr_free;
+	meta->nr_map = state->nr_map;
+	meta->clean = state->clean;
+	memcpy(meta->roots, db->map.roots, db->map.nr_roots * sizeof(*meta->roots));
+	page_seal(meta);
+	ret = write_copies(db, meta);
+	free(meta);
+	return ret;
+}
+
+int meta_wipe(struct exdb *db)
+{
+	struct meta_page *meta = new_page();
+	int ret;
+
+	if (!meta)
+		return -ENOMEM;
+	memset(meta, 0, PAGE_SIZE);
+	ret = write_copies(db, meta);
+	free(meta);
 	return ret;
 }
 
@@ -109,65 +120,69 @@ int exdb_probe(const void *page)
 	return meta->header.magic == PAGE_MAGIC && meta->header.type == PAGE_META;
 }
 
-static int check_meta(struct exdb_worker *w)
+/* The newest copy that is whole.  Another version's page 0 has its checksum in the same place. */
+static int read_newest(struct exdb *db, struct meta_page *newest)
 {
-	const struct meta_page *meta = meta_of(w->db);
-	struct exmap_info info = { 0 };
-	int ret = page_verify(meta, 0);
+	struct meta_page *meta = new_page();
+	int ret = -EBADMSG, error;
+	uint64_t i;
 
-	if (ret)
-		return ret;
+	if (!meta)
+		return -ENOMEM;
+	for (i = 0; i < META_COPIES; i++) {
+		error = disk_read_bytes(db->backing_fd, meta, PAGE_SIZE, i * PAGE_SIZE);
+		if (!error)
+			error = page_verify(meta, 0);
+		if (!error && (ret || meta->sequence > newest->sequence)) {
+			memcpy(newest, meta, PAGE_SIZE);
+			ret = 0;
+		}
+		if (error && error != -EBADMSG && error != -ENXIO && ret)
+			ret = error;
+	}
+	free(meta);
+	return ret;
+}
+
+static int check(const struct meta_page *meta)
+{
 	if (meta->header.type != PAGE_META || meta->format != META_FORMAT ||
 	    meta->page_size != PAGE_SIZE)
 		return -EPROTONOSUPPORT;
-	if (meta->state != META_CLOSED)
-		return -EUCLEAN;
-	ret = exmap_info(w->db->ex, &info);
-	if (ret)
-		return ret;
-	if (meta->next_page > info.backing_pages || meta->next_page > w->db->ex->region_pages) {
-		w->error_page = info.backing_pages;
-		return -EUCLEAN;
-	}
-	if (meta->free_page < meta->next_page)
-		return 0;
-	w->error_page = meta->free_page;
-	return -EUCLEAN;
+	if (map_pages_for(map_pages_for(meta->next_page)) > MAP_ROOTS_MAX ||
+	    meta->nr_map < map_pages_for(meta->next_page) ||
+	    meta->free_page >= meta->next_page || meta->log_blocks < EXDB_LOG_MIN)
+		return -EBADMSG;
+	return 0;
 }
 
-static int make_meta(struct exdb_worker *w)
-{
-	struct meta_page *meta = meta_of(w->db);
-
-	page_init(meta, 0, PAGE_META, 0);
-	meta->format = META_FORMAT;
-	meta->page_size = PAGE_SIZE;
-	w->db->next_page = 1;
-	return write_meta(w, META_OPEN);
-}
-
-int meta_open(struct exdb_worker *w, bool create)
+int meta_read(struct exdb_worker *w)
 {
 	struct exdb *db = w->db;
-	const uint64_t page = 0;
-	long ret;
+	struct meta_page *meta = new_page();
+	int ret;
 
+	if (!meta)
+		return -ENOMEM;
 	w->error_page = 0;
-	state_try_exclusive(page_state(db, page), 0);
-	db->used = 1;
-	ret = exmap_vector(db->ex, w->itf, create ? EXMAP_OP_ALLOC : EXMAP_OP_READ, &page, 1, 0,
-			   NULL);
-	if (ret < 0)
-		return ret == -ENXIO ? -EUCLEAN : ret;
-	if (create)
-		return make_meta(w);
-	w->counts.read++;
-	ret = check_meta(w);
-	if (ret)
-		return ret;
-	db->next_page = meta_of(db)->next_page;
-	db->free_page = meta_of(db)->free_page;
-	db->nr_free = meta_of(db)->nr_free;
-	db->clean = 1;
-	return 0;
+	ret = read_newest(db, meta);
+	if (!ret)
+		ret = check(meta);
+	if (!ret) {
+		db->checkpoint = (struct meta_state){
+			.sequence = meta->sequence,
+			.lsn = meta->lsn,
+			.next_page = meta->next_page,
+			.free_page = meta->free_page,
+			.nr_free = meta->nr_free,
+			.nr_map = meta->nr_map,
+			.clean = meta->clean,
+		};
+		db->log.id = meta->log_id;
+		db->log.size = (uint64_t)meta->log_blocks * PAGE_SIZE;
+		db->map.nr_roots = map_pages_for(meta->nr_map);
+		memcpy(db->map.roots, meta->roots, sizeof(meta->roots));
+	}
+	free(meta);
+	return ret;
 }

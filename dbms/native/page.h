@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What every page begins with.  A page lies in the backing at its number times
- * 4096, and knows its number, so that a write to the wrong place is noticed.
+ * What every page begins with.  Where a page lies in the backing is the page
+ * map's affair (map.c); it knows its number, so that a wrong place is noticed.
  */
 #ifndef EXDB_PAGE_H
 #define EXDB_PAGE_H
@@ -18,6 +18,8 @@ enum page_type {
 	PAGE_INNER = 2,
 	PAGE_LEAF = 3,
 	PAGE_FREE = 4,
+	PAGE_MAP = 5,
+	PAGE_MAP_ROOT = 6,
 };
 
 /**
@@ -25,7 +27,7 @@ enum page_type {
  * @magic: PAGE_MAGIC
  * @crc: CRC32C of the page with this field as 0; true only in the backing
  * @number: the page's own number
- * @lsn: reserved for a log, 0
+ * @lsn: reserved, 0: the log is logical, and is replayed on a checkpoint's image
  * @type: enum page_type
  * @level: 0 for a leaf, its height for an inner page
  * @flags: reserved, 0

@@ -265,20 +265,18 @@ static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys, size_t n,
 		 size_t *removed)
 {
-	int ret = 0;
+	int ret = 0, unmended = 0;
 
 	*removed = 0;
-	pthread_rwlock_rdlock(&w->db->gate);
 	while (!ret && n) {
 		bool sparse = false;
 		size_t done = 0;
 
 		ret = empty_leaf(w, root, keys, n, &done, removed, &sparse);
-		if (!ret && sparse)
-			ret = mend(w, root, keys);
+		if (!ret && sparse && mend(w, root, keys))
+			unmended = BTREE_UNMENDED;
 		keys += done;
 		n -= done;
 	}
-	pthread_rwlock_unlock(&w->db->gate);
-	return ret;
+	return ret ? ret : unmended;
 }

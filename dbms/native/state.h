@@ -6,7 +6,9 @@
  *
  *	bits 63..56	state: evicted, unlocked, shared by n, exclusive, marked
  *	bit 55		dirty: differs from the backing
- *	bits 54..0	version: grows whenever an exclusive latch is given back
+ *	bit 54		epoch: parity of the checkpoint epoch in which it became dirty
+ *	bit 53		writing: one of its readers writes it to the backing
+ *	bits 52..0	version: grows whenever an exclusive latch is given back
  *
  *	evicted ---- fault ---> exclusive ---> unlocked <---> shared(n)
  *	   ^                     ^    ^            |
@@ -23,7 +25,9 @@
 
 #define STATE_SHIFT	56
 #define STATE_DIRTY	(1ULL << 55)
-#define STATE_VERSION	(STATE_DIRTY - 1)
+#define STATE_EPOCH	(1ULL << 54)
+#define STATE_WRITING	(1ULL << 53)
+#define STATE_VERSION	(STATE_WRITING - 1)
 
 enum state {
 	STATE_EVICTED = 0,
@@ -49,10 +53,10 @@ static inline bool state_is_shared(uint64_t v)
 	return state_of(v) >= STATE_SHARED_FIRST && state_of(v) <= STATE_SHARED_LAST;
 }
 
-/* The same version and dirty bit, another state. */
+/* Another state, all else the same. */
 static inline uint64_t state_with(uint64_t v, unsigned int state)
 {
-	return (v & (STATE_DIRTY | STATE_VERSION)) | (uint64_t)state << STATE_SHIFT;
+	return (v & ((1ULL << STATE_SHIFT) - 1)) | (uint64_t)state << STATE_SHIFT;
 }
 
 static inline uint64_t state_next_version(uint64_t v)
@@ -93,18 +97,49 @@ static inline void state_release_shared(uint64_t *word)
 }
 
 /* The holder of an exclusive latch ends in @state: unlocked, shared or evicted. */
-static inline void state_release_exclusive(uint64_t *word, unsigned int state, bool dirty)
+static inline void state_release_exclusive(uint64_t *word, unsigned int state)
 {
 	uint64_t v = state_next_version(state_load(word));
 
-	if (dirty)
-		v |= STATE_DIRTY;
 	__atomic_store_n(word, state_with(v, state), __ATOMIC_RELEASE);
 }
 
-static inline void state_clear_dirty(uint64_t *word)
+/* The holder of an exclusive latch says that the page became dirty in @epoch. */
+static inline void state_set_dirty(uint64_t *word, uint64_t epoch)
 {
-	__atomic_fetch_and(word, ~STATE_DIRTY, __ATOMIC_ACQ_REL);
+	uint64_t v = state_load(word) & ~STATE_EPOCH;
+
+	v |= STATE_DIRTY | (epoch & 1 ? STATE_EPOCH : 0);
+	__atomic_store_n(word, v, __ATOMIC_RELEASE);
+}
+
+/* Dirty since before @epoch began: the checkpoint that began it needs the page as it is. */
+static inline bool state_is_pending(uint64_t v, uint64_t epoch)
+{
+	return (v & STATE_DIRTY) && !!(v & STATE_EPOCH) != (epoch & 1);
+}
+
+/* As one reader more, the only one that may write a dirty page to the backing. */
+static inline bool state_try_writing(uint64_t *word, uint64_t old)
+{
+	unsigned int state = state_of(old);
+
+	if ((old & STATE_WRITING) || !(old & STATE_DIRTY))
+		return false;
+	if (state == STATE_UNLOCKED || state == STATE_MARKED)
+		state = STATE_SHARED_FIRST;
+	else if (state_is_shared(old) && state < STATE_SHARED_LAST)
+		state++;
+	else
+		return false;
+	return state_cas(word, old, state_with(old, state) | STATE_WRITING);
+}
+
+/* It has written it, or failed to; it is a reader still. */
+static inline void state_end_writing(uint64_t *word, bool written)
+{
+	__atomic_fetch_and(word, ~(STATE_WRITING | (written ? STATE_DIRTY : 0)),
+			   __ATOMIC_ACQ_REL);
 }
 
 #endif /* EXDB_STATE_H */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "commit.h"
 #include "key.h"
 #include "row.h"
 
@@ -108,14 +109,19 @@ static int encode_key(struct batch *batch, const struct exdb_layout *layout,
 	return 0;
 }
 
-static int compare_entries(const void *a, const void *b)
+static int compare_keys(const struct btree_entry *x, const struct btree_entry *y)
 {
-	const struct btree_entry *x = a, *y = b;
 	unsigned int common = x->key_length < y->key_length ? x->key_length : y->key_length;
 	int order = memcmp(x->key, y->key, common);
 
-	if (!order)
-		order = (int)x->key_length - (int)y->key_length;
+	return order ? order : (int)x->key_length - (int)y->key_length;
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+	const struct btree_entry *x = a, *y = b;
+	int order = compare_keys(x, y);
+
 	/* the later of two equal keys comes last, and wins a replace */
 	return order ? order : (x->row > y->row) - (x->row < y->row);
 }
@@ -136,23 +142,53 @@ static void sort_entries(struct batch *batch, uint64_t n)
 	}
 }
 
-int exdb_table_create(struct exdb_worker *w, uint64_t *root)
+int exdb_table_create(struct exdb_worker *w, uint32_t *tree)
 {
+	const struct btree_entry none = { 0 };
+	struct op_list ops = { 0 };
+	struct commit_result result;
 	int ret;
 
-	pthread_rwlock_rdlock(&w->db->gate);
-	ret = btree_create(w, root);
-	pthread_rwlock_unlock(&w->db->gate);
+	*tree = __atomic_fetch_add(&w->db->next_tree, 1, __ATOMIC_RELAXED);
+	if (*tree >= EXDB_TREES_MAX)
+		return -ENOSPC;
+	ret = op_list_add(&ops, OP_CREATE, *tree, &none);
+	if (!ret)
+		ret = commit(w, &ops, &result);
+	op_list_free(&ops);
 	return ret;
 }
 
-/* Not atomic: after an error some rows may be in.  *row is the one it is about. */
-int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+/* One transaction for all entries. */
+static int commit_entries(struct exdb_worker *w, enum op_kind kind, uint32_t tree,
+			  const struct btree_entry *entries, uint64_t n,
+			  struct commit_result *result)
+{
+	struct op_list ops = { 0 };
+	uint64_t i;
+	int ret = 0;
+
+	*result = (struct commit_result){ 0 };
+	for (i = 0; i < n && !ret; i++) {
+		result->op = i;
+		if (kind == OP_INSERT && i && !compare_keys(&entries[i - 1], &entries[i]))
+			ret = -EEXIST;
+		else
+			ret = op_list_add(&ops, kind, tree, &entries[i]);
+	}
+	if (!ret)
+		ret = commit(w, &ops, result);
+	op_list_free(&ops);
+	return ret;
+}
+
+/* Atomic.  *row is the one that an error is about. */
+int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, bool replace,
 		      uint64_t *row)
 {
+	struct commit_result result;
 	struct batch batch;
-	size_t done = 0;
 	int ret;
 
 	*row = 0;
@@ -169,19 +205,19 @@ int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, u
 			goto out;
 	}
 	sort_entries(&batch, rows);
-	ret = btree_insert(w, root, batch.entries, rows, replace, &done);
-	*row = done < rows ? batch.entries[done].row : 0;
+	ret = commit_entries(w, replace ? OP_PUT : OP_INSERT, tree, batch.entries, rows, &result);
+	*row = result.op < rows ? batch.entries[result.op].row : 0;
 out:
 	batch_free(&batch);
 	return ret;
 }
 
-/* Not atomic either.  *deleted counts the keys that were there. */
-int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+/* Atomic.  *deleted counts the keys that were there. */
+int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted)
 {
+	struct commit_result result = { 0 };
 	struct batch batch;
-	size_t removed = 0;
 	uint64_t i;
 	int ret;
 
@@ -197,9 +233,9 @@ int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, u
 		ret = encode_key(&batch, layout, columns, i);
 	if (!ret) {
 		sort_entries(&batch, rows);
-		ret = btree_remove(w, root, batch.entries, rows, &removed);
+		ret = commit_entries(w, OP_DELETE, tree, batch.entries, rows, &result);
 	}
-	*deleted = removed;
+	*deleted = result.removed;
 	batch_free(&batch);
 	return ret;
 }
@@ -224,11 +260,11 @@ static int take_row(void *arg, const struct btree_row *row)
 	return ret;
 }
 
-int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
 		   const struct exdb_key *key, struct exdb_vector *columns)
 {
 	struct sink sink = { .layout = layout, .columns = columns, .room = 1 };
-	int ret = btree_lookup(w, root, key, take_row, &sink);
+	int ret = btree_lookup(w, tree_root(w->db, tree), key, take_row, &sink);
 
 	return ret == 1 ? -EMSGSIZE : ret;
 }
@@ -236,14 +272,16 @@ int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint
 /**
  * struct exdb_scan - a scan of a table
  * @layout: of the table
+ * @tree: its rows
  * @cursor: where it is
  */
 struct exdb_scan {
 	const struct exdb_layout *layout;
+	uint32_t tree;
 	struct btree_cursor cursor;
 };
 
-struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
+struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint32_t tree,
 				const struct exdb_key *low, const struct exdb_key *high,
 				uint32_t prefetch, bool reverse)
 {
@@ -252,7 +290,7 @@ struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint64_t root,
 	if (!scan)
 		return NULL;
 	scan->layout = layout;
-	scan->cursor.root = root;
+	scan->tree = tree;
 	scan->cursor.prefetch = prefetch;
 	scan->cursor.reverse = reverse;
 	if (low)
@@ -276,6 +314,7 @@ long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_v
 	struct sink sink = { .layout = scan->layout, .columns = columns, .room = rows };
 	int ret;
 
+	scan->cursor.root = tree_root(w->db, scan->tree);
 	if (scan->cursor.prefetch > w->db->prefetch)
 		scan->cursor.prefetch = w->db->prefetch;
 	ret = btree_scan(w, &scan->cursor, take_row, &sink);

@@ -27,7 +27,7 @@
 struct share {
 	struct exdb_worker *w;
 	const struct exdb_layout *layout;
-	uint64_t root;
+	uint32_t tree;
 	int64_t *keys;
 	int64_t rows;
 	unsigned int seed;
@@ -48,8 +48,11 @@ static struct exdb *open_db(const char *path, unsigned int workers, bool create,
 		.backend = EXMAP_BACKEND_POSIX,
 		.workers = workers,
 		.create = create,
+		.level = workers == 2 ? EXDB_GROUP : EXDB_ASYNC,
+		.interval = 1000,
 		.pool_pages = EXDB_POOL_MIN * workers,
-		.region_pages = 65536,
+		.data_pages = 65536,
+		.log_pages = EXDB_LOG_MIN, /* so that checkpoints go on all the time */
 	};
 	struct exdb *db = NULL;
 	uint64_t page;
@@ -83,8 +86,8 @@ static void insert_batch(const struct share *share, const int64_t *keys, unsigne
 
 	for (i = 0; i < n; i++)
 		offsets[i + 1] = offsets[i] + text_of(keys[i], texts + offsets[i]);
-	CHECK(!exdb_table_insert(share->w, share->layout, share->root, columns, n, false, &row));
-	CHECK(exdb_table_insert(share->w, share->layout, share->root, columns, n, false, &row) ==
+	CHECK(!exdb_table_insert(share->w, share->layout, share->tree, columns, n, false, &row));
+	CHECK(exdb_table_insert(share->w, share->layout, share->tree, columns, n, false, &row) ==
 	      -EEXIST);
 }
 
@@ -93,9 +96,9 @@ static void delete_batch(const struct share *share, const int64_t *keys, unsigne
 	const struct exdb_vector columns[2] = { { .values = (void *)keys } };
 	uint64_t deleted;
 
-	CHECK(!exdb_table_delete(share->w, share->layout, share->root, columns, n, &deleted));
+	CHECK(!exdb_table_delete(share->w, share->layout, share->tree, columns, n, &deleted));
 	CHECK(deleted == n);
-	CHECK(!exdb_table_delete(share->w, share->layout, share->root, columns, n, &deleted));
+	CHECK(!exdb_table_delete(share->w, share->layout, share->tree, columns, n, &deleted));
 	CHECK(!deleted);
 }
 
@@ -113,7 +116,7 @@ static int look_up(const struct share *share, int64_t key)
 
 	exdb_key_clear(&bytes);
 	CHECK(!exdb_key_put_int64(&bytes, key));
-	ret = exdb_table_get(share->w, share->layout, share->root, &bytes, columns);
+	ret = exdb_table_get(share->w, share->layout, share->tree, &bytes, columns);
 	if (ret)
 		return ret;
 	CHECK(id == key);
@@ -168,7 +171,7 @@ static void scan_all(const struct share *share, int64_t rows, bool reverse)
 {
 	int64_t ids[37], seen = 0, n, i;
 	struct exdb_vector columns[2] = { { .values = ids } };
-	struct exdb_scan *scan = exdb_scan_new(share->layout, share->root, NULL, NULL, 64, reverse);
+	struct exdb_scan *scan = exdb_scan_new(share->layout, share->tree, NULL, NULL, 64, reverse);
 
 	CHECK(scan);
 	while ((n = exdb_scan_next(share->w, scan, columns, 37)) > 0)
@@ -201,7 +204,7 @@ int main(int argc, char **argv)
 	struct exdb *db;
 	unsigned int seed, threads, i;
 	int64_t rows, *keys, k;
-	uint64_t root;
+	uint32_t tree;
 	int fd;
 
 	CHECK(argc == 5);
@@ -218,12 +221,12 @@ int main(int argc, char **argv)
 	layout = exdb_layout_new(2, types, 1, &key);
 	CHECK(layout);
 	db = open_db(argv[1], threads, true, &fd);
-	CHECK(!exdb_table_create(exdb_worker_at(db, 0), &root));
+	CHECK(!exdb_table_create(exdb_worker_at(db, 0), &tree));
 	for (i = 0; i < threads; i++) {
 		shares[i] = (struct share){
 			.w = exdb_worker_at(db, i),
 			.layout = layout,
-			.root = root,
+			.tree = tree,
 			.keys = keys + rows / threads * i,
 			.rows = rows / threads,
 			.seed = seed + i,
@@ -241,7 +244,7 @@ int main(int argc, char **argv)
 	CHECK(stats.free_pages > stats.allocated_pages / 2);
 	for (i = 0; i < threads; i++)
 		insert_again(&shares[i]);
-	CHECK(!exdb_checkpoint(shares[0].w));
+	CHECK(!exdb_shutdown(shares[0].w));
 	exdb_close(db);
 	close(fd);
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import exmapdb
 import numpy as np
 import pytest
+from db_pages import read_pages
 
 PAGE = 4096
 ROWS = 6000
@@ -27,13 +28,21 @@ def contents(frozen: exmapdb.Frozen) -> dict[int, bytes]:
 
 def test_frozen_pages_stay_what_the_file_had(db: exmapdb.Database) -> None:
     with db.freeze() as frozen:
-        file = Path(db.path).read_bytes()
+        file = read_pages(Path(db.path))
         expected = {page: file[page * PAGE :][:PAGE] for page in frozen.pages.tolist()}
         assert db.table("t").delete_many({"k": np.arange(ROWS)}) == ROWS
         db.checkpoint()
         assert contents(frozen) == expected
-        file = Path(db.path).read_bytes()
+        file = read_pages(Path(db.path))
         assert any(file[page * PAGE :][:PAGE] != content for page, content in expected.items())
+
+
+def test_stored_pages_are_those_of_the_last_checkpoint(db: exmapdb.Database) -> None:
+    file = read_pages(Path(db.path))
+    for page in range(1, db.stats().allocated_pages):
+        assert db.stored_page(page) == file[page * PAGE :][:PAGE]
+    with pytest.raises(KeyError):
+        db.stored_page(0)
 
 
 def test_freeze_leaves_half_the_pool_to_writers_and_close_gives_it_back(db: exmapdb.Database) -> None:

@@ -12,6 +12,8 @@ SOURCES = [
 ]
 INCLUDES = [f"-I{ROOT / folder}" for folder in ("dbms/native", "libexmap/include", "kmod/uapi")]
 STRICT = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+WRAP_DISK = "-Wl,--wrap=disk_read,--wrap=disk_write"
 
 
 def build(target: Path, source: Path, *flags: str) -> Path:
@@ -29,8 +31,7 @@ def run(*command: object) -> str:
 @pytest.fixture(scope="module")
 def address_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("asan") / "db_core"
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    return build(target, ROOT / "tests/c/db_core.c", *flags)
+    return build(target, ROOT / "tests/c/db_core.c", *ADDRESS)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,7 @@ def test_checksum_is_that_of_rfc_3720_with_and_without_the_instruction(tmp_path:
 @pytest.fixture(scope="module")
 def faults_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("faults") / "db_faults"
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wl,--wrap=exmap_vector")
-    return build(target, ROOT / "tests/c/db_faults.c", *flags)
+    return build(target, ROOT / "tests/c/db_faults.c", *ADDRESS, WRAP_DISK, "-Wl,--wrap=exmap_vector")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,17 @@ def test_buffer_manager_survives(faults_build: Path, tmp_path: Path, case: str) 
 
 @pytest.mark.parametrize("period", [3, 7])
 def test_tree_survives_failing_reads_and_writes(tmp_path: Path, period: int) -> None:
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wl,--wrap=exmap_vector")
-    program = build(tmp_path / "db_tree_faults", ROOT / "tests/c/db_tree_faults.c", *flags)
+    program = build(tmp_path / "db_tree_faults", ROOT / "tests/c/db_tree_faults.c", *ADDRESS, WRAP_DISK)
     assert run(program, tmp_path / "t.exdb", period) == "ok\n"
+
+
+@pytest.fixture(scope="module")
+def power_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("power") / "db_power"
+    wrap = f"{WRAP_DISK},--wrap=disk_write_bytes,--wrap=disk_sync"
+    return build(target, ROOT / "tests/c/db_power.c", *ADDRESS, wrap)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_was_acknowledged_survives_power_losses(power_build: Path, tmp_path: Path, seed: int) -> None:
+    assert run(power_build, tmp_path / "t.exdb", seed, 1500, 40).startswith("ok")

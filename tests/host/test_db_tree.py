@@ -49,14 +49,18 @@ def test_tree_agrees_with_a_dict(
 ) -> None:
     model: dict[str, str | None] = {}
     path = tmp_path / "t.exdb"
-    with exmapdb.open(path, memory=TINY, backend="posix", flag="n", workers=1) as db:
+    with exmapdb.open(
+        path, memory=TINY, backend="posix", durability="async", log="4MiB", flag="n", workers=1
+    ) as db:
         table = db.create_table("t", SCHEMA, key="k")
         for rows in batches:
             if rows:
                 insert(table, rows, replace=True)
                 model |= rows
         assert rows_of(table) == model
-    with exmapdb.open(path, memory=TINY, backend="posix", flag="w", workers=1) as db:
+    with exmapdb.open(
+        path, memory=TINY, backend="posix", durability="async", log="4MiB", flag="w", workers=1
+    ) as db:
         table = db.table("t")
         assert rows_of(table) == model
         low, high = (bound.encode() for bound in bounds)
@@ -75,7 +79,9 @@ def load(db: exmapdb.Database, ids: np.ndarray) -> exmapdb.Table:
 
 
 def test_a_table_larger_than_the_pool_is_evicted_and_read_again(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory=TINY, backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory=TINY, backend="posix", durability="async", log="4MiB"
+    ) as db:
         ids = np.random.default_rng(1).permutation(20_000)
         table = load(db, ids)
         for i in range(0, 20_000, 37):
@@ -91,7 +97,9 @@ def test_a_table_larger_than_the_pool_is_evicted_and_read_again(tmp_path: Path) 
 
 
 def test_pages_are_evicted_in_batches_that_share_flushes(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory="2MiB", backend="posix", workers=1) as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="2MiB", backend="posix", durability="async", log="4MiB", workers=1
+    ) as db:
         load(db, np.arange(50_000))
         stats = db.stats()
         assert stats.evicted > 500
@@ -100,7 +108,9 @@ def test_pages_are_evicted_in_batches_that_share_flushes(tmp_path: Path) -> None
 
 
 def test_sorted_input_fills_pages_above_nine_tenths(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory="4MiB", backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="4MiB", backend="posix", durability="async", log="4MiB"
+    ) as db:
         before = db.stats().allocated_pages
         load(db, np.arange(20_000))
         pages = db.stats().allocated_pages - before
@@ -109,7 +119,9 @@ def test_sorted_input_fills_pages_above_nine_tenths(tmp_path: Path) -> None:
 
 
 def test_sorted_batches_in_the_middle_of_a_table_fill_pages_too(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory="4MiB", backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="4MiB", backend="posix", durability="async", log="4MiB"
+    ) as db:
         before = db.stats().allocated_pages
         load(db, np.concatenate((np.arange(0, 10_000), np.arange(20_000, 30_000), np.arange(10_000, 20_000))))
         pages = db.stats().allocated_pages - before
@@ -118,19 +130,27 @@ def test_sorted_batches_in_the_middle_of_a_table_fill_pages_too(tmp_path: Path) 
 
 
 def test_scan_reads_ahead_in_vectors(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory="1MiB", backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="1MiB", backend="posix", durability="async", log="4MiB"
+    ) as db:
         load(db, np.arange(20_000))
-    with exmapdb.open(tmp_path / "t.exdb", memory="1MiB", backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="1MiB", backend="posix", durability="async", log="4MiB"
+    ) as db:
         assert db.table("t").count() == 20_000
         stats = db.stats()
-        assert stats.prefetched > 20 * stats.misses
-        assert stats.pages_read == stats.misses + stats.prefetched + 1  # and page 0
+        assert stats.prefetched > 15 * stats.misses
+        assert stats.pages_read == stats.misses + stats.prefetched
 
 
 def test_short_scan_reads_no_more_leaves_than_it_needs(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory="1MiB", backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="1MiB", backend="posix", durability="async", log="4MiB"
+    ) as db:
         load(db, np.arange(20_000))
-    with exmapdb.open(tmp_path / "t.exdb", memory="1MiB", backend="posix") as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="1MiB", backend="posix", durability="async", log="4MiB"
+    ) as db:
         table = db.table("t")
         before = db.stats().pages_read
         assert sum(len(batch) for batch in table.scan(5000, 5050)) == 50
@@ -138,7 +158,9 @@ def test_short_scan_reads_no_more_leaves_than_it_needs(tmp_path: Path) -> None:
 
 
 def test_threads_insert_and_read_one_table(tmp_path: Path) -> None:
-    with exmapdb.open(tmp_path / "t.exdb", memory="512KiB", backend="posix", workers=3) as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory="512KiB", backend="posix", durability="async", log="4MiB", workers=3
+    ) as db:
         table = db.create_table("t", {"k": "int64", "v": "int64"}, key="k")
         problems: list[object] = []
 
@@ -166,7 +188,15 @@ def test_threads_insert_and_read_one_table(tmp_path: Path) -> None:
 
 def test_closing_waits_for_other_threads_and_turns_them_away(tmp_path: Path) -> None:
     for _ in range(20):
-        db = exmapdb.open(tmp_path / "t.exdb", memory="512KiB", backend="posix", workers=2, flag="n")
+        db = exmapdb.open(
+            tmp_path / "t.exdb",
+            memory="512KiB",
+            backend="posix",
+            durability="async",
+            log="4MiB",
+            workers=2,
+            flag="n",
+        )
         table = db.create_table("t", {"k": "int64"}, key="k")
         table.insert_many({"k": np.arange(100)})
         turned_away = []
@@ -195,7 +225,9 @@ def test_closing_waits_for_other_threads_and_turns_them_away(tmp_path: Path) -> 
 @given(batches=batches)
 def test_tree_agrees_with_a_dict_at_length(tmp_path: Path, batches: list[dict[str, str | None]]) -> None:
     model: dict[str, str | None] = {}
-    with exmapdb.open(tmp_path / "t.exdb", memory=TINY, backend="posix", flag="n", workers=1) as db:
+    with exmapdb.open(
+        tmp_path / "t.exdb", memory=TINY, backend="posix", durability="async", log="4MiB", flag="n", workers=1
+    ) as db:
         table = db.create_table("t", SCHEMA, key="k")
         for rows in batches:
             if rows:

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "commit.h"
+
+void op_list_free(struct op_list *ops)
+{
+	free(ops->bytes);
+}
+
+static int grow(struct op_list *ops, size_t n)
+{
+	size_t room = 2 * ops->room + n + 4096;
+	uint8_t *bytes;
+
+	if (ops->size + n <= ops->room)
+		return 0;
+	bytes = realloc(ops->bytes, room);
+	if (!bytes)
+		return -ENOMEM;
+	ops->bytes = bytes;
+	ops->room = room;
+	return 0;
+}
+
+int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
+		const struct btree_entry *entry)
+{
+	const struct op_header op = {
+		.tree = tree,
+		.key_length = entry->key_length,
+		.value_length = entry->value_length,
+		.kind = kind,
+	};
+	const size_t size = sizeof(op) + op.key_length + op.value_length;
+	uint8_t *to;
+	int ret = grow(ops, size);
+
+	if (ret)
+		return ret;
+	to = ops->bytes + ops->size;
+	memcpy(to, &op, sizeof(op));
+	if (op.key_length)
+		memcpy(to + sizeof(op), entry->key, op.key_length);
+	if (op.value_length)
+		memcpy(to + sizeof(op) + op.key_length, entry->value, op.value_length);
+	ops->size += size;
+	return 0;
+}
+
+/* Blocks may run short on a device; a checkpoint gives back those of the last one. */
+static bool blocks_are_low(struct exdb *db)
+{
+	uint64_t need = db->pool_pages + db->log.size / PAGE_SIZE + 2 * db->map.nr + 64;
+	bool low;
+
+	pthread_mutex_lock(&db->blocks.lock);
+	low = db->blocks.nr_free < need;
+	pthread_mutex_unlock(&db->blocks.lock);
+	return low;
+}
+
+/*
+ * Take the commit lock when there is room for a record of so many bytes, making a
+ * checkpoint if there is none.
+ */
+static int lock_with_room(struct exdb_worker *w, size_t size)
+{
+	struct exdb *db = w->db;
+	unsigned int tries = 0;
+	int ret = 0;
+
+	while (!ret) {
+		bool low, open;
+
+		pthread_mutex_lock(&db->commit);
+		if (__atomic_load_n(&db->failed, __ATOMIC_ACQUIRE)) {
+			ret = -EROFS;
+			break;
+		}
+		low = blocks_are_low(db);
+		open = __atomic_load_n(&db->log_open, __ATOMIC_ACQUIRE);
+		if (open && !low && log_has_room(&db->log, size))
+			return 0;
+		pthread_mutex_unlock(&db->commit);
+		w->error_page = db->next_page;
+		if (low && tries++ > 1)
+			return -ENOSPC;
+		/* what was retired since the last one began is free after the next but one */
+		ret = checkpoint_run(w, low || !open ? CHECKPOINT_ALWAYS : CHECKPOINT_IF_NEEDED);
+		if (ret)
+			return ret;
+	}
+	pthread_mutex_unlock(&db->commit);
+	return ret;
+}
+
+/*
+ * Nothing may go wrong once the record is in the log, so look first: at the leaves,
+ * and whether there are pages for the worst that these operations can do.
+ */
+static int validate(struct exdb_worker *w, const struct op_list *ops, size_t *op)
+{
+	struct exdb *db = w->db;
+	size_t leaves = 0, pages;
+	int ret = apply_probe(w, ops->bytes, ops->size, op, &leaves);
+
+	if (ret)
+		return ret;
+	pages = leaves + 4 * ops->size / NODE_SPACE;
+	pages += pages / 4 + 8;
+	if (db->data_pages - db->next_page + db->nr_free >= pages)
+		return 0;
+	w->error_page = db->next_page;
+	return -ENOSPC;
+}
+
+/* The commit lock is held. */
+static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
+			 struct commit_result *result, uint64_t *end)
+{
+	struct exdb *db = w->db;
+	int ret = validate(w, ops, &result->op);
+
+	if (ret)
+		return ret;
+	ret = log_append(&db->log, ops->bytes, ops->size, end);
+	if (ret) {
+		w->error_page = UINT64_MAX;
+		return checkpoint_fail(db, ret, UINT64_MAX);
+	}
+	ret = apply_ops(w, ops->bytes, ops->size, &result->removed);
+	if (ret) {
+		checkpoint_fail(db, ret, w->error_page);
+		return -ENOTRECOVERABLE;
+	}
+	__atomic_store_n(&db->commits, db->commits + 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+static void count_committer(struct log *log, int change)
+{
+	pthread_mutex_lock(&log->lock);
+	log->committers += change;
+	pthread_mutex_unlock(&log->lock);
+}
+
+int commit(struct exdb_worker *w, const struct op_list *ops, struct commit_result *result)
+{
+	struct exdb *db = w->db;
+	uint64_t end;
+	int ret;
+
+	*result = (struct commit_result){ 0 };
+	if (ops->size > log_record_max(&db->log))
+		return -E2BIG;
+	ret = lock_with_room(w, ops->size);
+	if (ret)
+		return ret;
+	count_committer(&db->log, 1);
+	ret = log_and_apply(w, ops, result, &end);
+	pthread_mutex_unlock(&db->commit);
+	if (!ret && db->level != EXDB_ASYNC) {
+		ret = log_wait(&db->log, end);
+		if (ret) {
+			checkpoint_fail(db, ret, UINT64_MAX);
+			ret = -ENOTRECOVERABLE;
+		}
+	}
+	count_committer(&db->log, -1);
+	keeper_wake(db);
+	return ret;
+}
+
+static int replay_one(void *arg, const uint8_t *payload, uint32_t length)
+{
+	struct exdb_worker *w = arg;
+	size_t removed = 0;
+
+	w->db->recovered++;
+	return apply_ops(w, payload, length, &removed);
+}
+
+int recover(struct exdb_worker *w)
+{
+	struct exdb *db = w->db;
+	uint64_t lsn = db->checkpoint.lsn, end = lsn;
+	int ret;
+
+	w->error_page = UINT64_MAX;
+	log_start(&db->log, lsn);
+	if (db->checkpoint.clean)
+		return 0;
+	ret = log_replay(&db->log, lsn, replay_one, w, &end);
+	if (ret)
+		return ret;
+	log_start(&db->log, end);
+	return checkpoint_run(w, CHECKPOINT_ALWAYS);
+}

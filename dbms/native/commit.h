@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Transactions as the log has them: one record is a list of operations, and says
+ * all that the transaction changes.  They are logical (a key of a tree and its
+ * value), so that the same code applies them when they are committed and when they
+ * are replayed on the image of a checkpoint.
+ */
+#ifndef EXDB_COMMIT_H
+#define EXDB_COMMIT_H
+
+#include "btree.h"
+
+enum op_kind {
+	OP_CREATE = 1,	/* make the tree; no key */
+	OP_INSERT = 2,	/* the key must not be there */
+	OP_PUT = 3,	/* insert or replace */
+	OP_DELETE = 4,	/* whether the key is there or not; no value */
+};
+
+/**
+ * struct op_header - what an operation begins with; key and value follow
+ * @tree: number of the tree
+ * @key_length: bytes
+ * @value_length: bytes
+ * @kind: enum op_kind
+ * @reserved: 0
+ */
+struct op_header {
+	uint32_t tree;
+	uint16_t key_length;
+	uint16_t value_length;
+	uint8_t kind;
+	uint8_t reserved[3];
+};
+
+static_assert(sizeof(struct op_header) == 12, "on-disk format");
+
+/**
+ * struct op_list - operations, growing
+ * @bytes: one after the other; the list owns them
+ * @size: used
+ * @room: allocated
+ */
+struct op_list {
+	uint8_t *bytes;
+	size_t size;
+	size_t room;
+};
+
+void op_list_free(struct op_list *ops);
+
+int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
+		const struct btree_entry *entry);
+
+/* What came of a commit. */
+struct commit_result {
+	size_t op;	/* the operation that failed, counted from 0 */
+	size_t removed;	/* rows that deletes have found */
+};
+
+/*
+ * Validate, log and apply the operations, and wait as long as db->level says.  Those
+ * of one tree and kind that follow each other should be sorted by key.  -EEXIST: an
+ * insert found its key; nothing has changed then.
+ */
+int commit(struct exdb_worker *w, const struct op_list *ops, struct commit_result *result);
+
+/* The root of a tree that there is. */
+static inline uint64_t tree_root(const struct exdb *db, uint32_t tree)
+{
+	return __atomic_load_n(&db->roots[tree], __ATOMIC_ACQUIRE);
+}
+
+/* apply.c: for recovery, and with the commit lock held. */
+int apply_ops(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *removed);
+int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *op,
+		size_t *leaves);
+
+/* apply.c: the tree of trees, which has no number. */
+#define DIRECTORY_ROOT	1u
+int directory_create(struct exdb_worker *w);
+int directory_load(struct exdb_worker *w);
+
+#endif /* EXDB_COMMIT_H */
