@@ -19,7 +19,7 @@ CDEF = """
 static const uint64_t BENCH_NO_COUNT;
 static const int BENCH_MAX_THREADS;
 static const int EXMAP_BACKEND_AUTO, EXMAP_BACKEND_KERNEL, EXMAP_BACKEND_POSIX;
-static const uint64_t EXMAP_FREE_LAZY;
+static const uint64_t EXMAP_FREE_LAZY, EXMAP_READERS_COPY;
 static const unsigned long EXMAP_IOCTL_INFO;
 
 struct bench_time { uint64_t warmup_ns; uint64_t measure_ns; };
@@ -83,7 +83,7 @@ int snapshot_counters(struct snapshot_bench *bench, struct exmap_counters *count
 struct snapshot_idle { uint64_t freeze_ns; uint64_t drop_ns; };
 int snapshot_run_idle(struct snapshot_bench *bench, struct snapshot_idle *idle);
 struct snapshot_plan {
-    uint32_t reader; uint32_t writers; uint32_t unshare; uint32_t verify;
+    uint32_t reader; uint32_t writers; uint32_t unshare; uint32_t flags; uint32_t verify;
     uint64_t warmup_ns; uint64_t before_ns; uint64_t after_ns;
 };
 struct snapshot_latency {

@@ -189,6 +189,7 @@ struct exmap_chunk {
  * @records: of each chunk; entries are protected by the chunk's lock
  * @reserve: frames set aside for copies, @nr_reserve of them left
  * @reserve_all: there is to be one for each shared page
+ * @readers_copy: views copy what they map, while there are frames to spare
  * @broken: some content is lost, and the rest has been given up
  * @mapping: through which its views are found; NULL before there are any
  */
@@ -205,6 +206,7 @@ struct exmap_snapshot {
 	u32 *reserve;
 	u32 nr_reserve;
 	bool reserve_all;
+	bool readers_copy;
 	bool broken;
 	struct address_space *mapping;
 };
@@ -482,6 +484,7 @@ long exmap_op_alloc(struct exmap_op *op, struct exmap_iov *iov, unsigned int len
 long exmap_op_free(struct exmap_op *op, struct exmap_iov *iov, unsigned int len);
 long exmap_op_unshare(struct exmap_op *op, struct exmap_iov *iov, unsigned int len);
 int exmap_op_unshare_page(struct exmap_op *op, u64 page);
+void exmap_op_copy_read(struct exmap_snapshot *snap, u64 page, u64 end);
 void exmap_op_empty_ring(struct exmap_op *op);
 void exmap_op_finish(struct exmap_op *op, bool lazy);
 
@@ -510,6 +513,7 @@ void exmap_pool_return(struct exmap_pool *pool, u32 frame);
 void exmap_pool_absorb(struct exmap_pool *pool, struct exmap_record *record);
 void exmap_pool_give(struct exmap_pool *pool, const u32 *frames, u32 *nr);
 int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr);
+bool exmap_pool_take_spare(struct exmap_pool *pool, u32 *frame);
 void exmap_pool_trim(struct exmap_pool *pool);
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
 void exmap_pool_unpin(struct exmap_pool *pool);
@@ -659,6 +663,7 @@ struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp);
 bool exmap_snapshot_prepare(struct exmap_walk *walk, struct exmap_record **record);
 void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_record **record);
 int exmap_snapshot_unshare(struct exmap_op *op, u64 page);
+int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page);
 int exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old);
 void exmap_snapshot_leave_chunk(struct exmap_region *region, u64 nr,
 				void (*drop)(struct exmap_region *region, u64 page, u32 *word));

@@ -50,14 +50,10 @@ void exmap_op_leave(struct exmap_op *op)
 }
 
 /* Bring a parked chunk back. */
-static int attach(struct exmap_op *op, u64 nr)
+static int attach(struct exmap_op *op, u64 nr, struct exmap_record *record)
 {
-	struct exmap_record *record = exmap_snapshot_alloc_record(EXMAP_GFP);
-	int ret;
+	int ret = exmap_op_enter(op);
 
-	if (!record)
-		exmap_snapshot_break(op->region, nr);
-	ret = exmap_op_enter(op);
 	if (!ret)
 		exmap_snapshot_attach(op->region, nr, &record);
 	kfree(record);
@@ -73,8 +69,13 @@ static int populate(struct exmap_op *op, u64 page)
 	/* the record of what was freed so far is the interface's */
 	if (op->nr_freed)
 		op->nr_freed = EXMAP_RANGED_PAGES + 1;
-	if (exmap_chunk_parked(op->region, nr))
-		return attach(op, nr);
+	if (exmap_chunk_parked(op->region, nr)) {
+		struct exmap_record *record = exmap_snapshot_alloc_record(EXMAP_GFP);
+
+		if (!record)
+			exmap_snapshot_break(op->region, nr);
+		return attach(op, nr, record);
+	}
 	if (op->in_fault)
 		ret = exmap_chunk_populate(op->region, nr);
 	else
@@ -461,6 +462,42 @@ int exmap_op_unshare_page(struct exmap_op *op, u64 page)
 		exmap_op_leave(op);
 		exmap_snapshot_break(op->region, page / EXMAP_CHUNK_PAGES);
 	}
+}
+
+/* Bring a chunk back for a reader, who breaks nothing. */
+static int attach_for_reader(struct exmap_op *op, u64 nr)
+{
+	struct exmap_record *record;
+
+	exmap_op_leave(op);
+	if (!exmap_chunk_parked(op->region, nr))
+		return -ENOENT;
+	record = exmap_snapshot_alloc_record(EXMAP_GFP);
+	return record ? attach(op, nr, record) : -ENOMEM;
+}
+
+/**
+ * exmap_op_copy_read - copy pages out before a view shows them
+ * @snap: the view's
+ * @page: of the region
+ * @end: the first one that does not matter
+ *
+ * Goes as far as there are frames to spare, and no view that shares.
+ */
+void exmap_op_copy_read(struct exmap_snapshot *snap, u64 page, u64 end)
+{
+	struct exmap_op op;
+	int ret;
+
+	exmap_op_init(&op, snap->region, snap->region->ctl);
+	ret = exmap_op_enter(&op);
+	while (!ret && page < end) {
+		if (exmap_walk_to(&op.walk, page))
+			ret = exmap_snapshot_copy_read(&op, snap, page++);
+		else
+			ret = attach_for_reader(&op, page / EXMAP_CHUNK_PAGES);
+	}
+	exmap_op_leave(&op);
 }
 
 static int unshare_iov(struct exmap_op *op, struct exmap_iov *iov)

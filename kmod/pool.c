@@ -176,6 +176,22 @@ int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr)
 	return 0;
 }
 
+/* Take one for somebody who can do without; none if an eighth or less is free. */
+bool exmap_pool_take_spare(struct exmap_pool *pool, u32 *frame)
+{
+	bool found;
+
+	spin_lock(&pool->lock);
+	found = pool->nr_free + pool->nr_spare > pool->total / 8;
+	if (found) {
+		if (!pool->nr_free)
+			unpack_locked(pool);
+		*frame = pool->free[--pool->nr_free];
+	}
+	spin_unlock(&pool->lock);
+	return found;
+}
+
 /* Give them back. */
 void exmap_pool_give(struct exmap_pool *pool, const u32 *frames, u32 *nr)
 {

@@ -216,10 +216,21 @@ static int take_frame(struct exmap_op *op, struct exmap_snapshot *snap, u32 *fra
 	return ret;
 }
 
-static int copy_out(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 live)
+/* Record a copy of a page's live frame.  Both locks are held. */
+static void record_copy(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 live,
+			u32 frame)
 {
 	struct exmap_record *record = *record_of(snap, op->walk.nr);
 	struct page **pages = op->region->pool.pages;
+
+	copy_highpage(pages[frame], pages[live]);
+	record->words[page % EXMAP_CHUNK_PAGES] = frame + 1;
+	record->nr_frames++;
+	op->itf->counts.copies++;
+}
+
+static int copy_out(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 live)
+{
 	u32 frame;
 	int ret;
 
@@ -228,11 +239,15 @@ static int copy_out(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, 
 	ret = take_frame(op, snap, &frame);
 	if (ret)
 		return ret;
-	copy_highpage(pages[frame], pages[live]);
-	record->words[page % EXMAP_CHUNK_PAGES] = frame + 1;
-	record->nr_frames++;
-	op->itf->counts.copies++;
+	record_copy(op, snap, page, live, frame);
 	return 1;
+}
+
+/* The page is the live region's alone from now on. */
+static void make_writable(struct exmap_walk *walk, u64 page, u32 word)
+{
+	WRITE_ONCE(walk->chunk->words[page % EXMAP_CHUNK_PAGES], word & ~EXMAP_RES_SNAPSHOT);
+	exmap_pte_unprotect(walk, page);
 }
 
 /* Writes come one page after the other: copy some ahead, as far as there are frames at hand. */
@@ -251,8 +266,7 @@ static void copy_ahead(struct exmap_op *op, struct exmap_snapshot *snap, u64 pag
 		page++;
 		if (copy_out(op, snap, page, EXMAP_RES_FRAME(word)) < 0)
 			return;
-		WRITE_ONCE(chunk->words[i], word & ~EXMAP_RES_SNAPSHOT);
-		exmap_pte_unprotect(&op->walk, page);
+		make_writable(&op->walk, page, word);
 	}
 }
 
@@ -265,10 +279,8 @@ static void unprotect_chunk(struct exmap_walk *walk)
 	for (i = 0; i < EXMAP_CHUNK_PAGES; i++) {
 		u32 word = READ_ONCE(walk->chunk->words[i]);
 
-		if (!(word & EXMAP_RES_SNAPSHOT))
-			continue;
-		WRITE_ONCE(walk->chunk->words[i], word & ~EXMAP_RES_SNAPSHOT);
-		exmap_pte_unprotect(walk, page + i);
+		if (word & EXMAP_RES_SNAPSHOT)
+			make_writable(walk, page + i, word);
 	}
 }
 
@@ -302,11 +314,48 @@ int exmap_snapshot_unshare(struct exmap_op *op, u64 page)
 		ret = copy_out(op, snap, page, EXMAP_RES_FRAME(old));
 	if (ret < 0)
 		goto out;
-	WRITE_ONCE(*word, old & ~EXMAP_RES_SNAPSHOT);
-	exmap_pte_unprotect(&op->walk, page);
+	make_writable(&op->walk, page, old);
 	if (ret && op->in_fault)
 		copy_ahead(op, snap, page);
 out:
+	spin_unlock(&chunk->lock);
+	rcu_read_unlock();
+	return ret;
+}
+
+static int copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 word)
+{
+	u32 frame;
+
+	if (op->walk.chunk->viewed || !exmap_pool_take_spare(&op->region->pool, &frame))
+		return -EBUSY;
+	op->itf->counts.snapshot++;
+	record_copy(op, snap, page, EXMAP_RES_FRAME(word), frame);
+	make_writable(&op->walk, page, word);
+	return 0;
+}
+
+/**
+ * exmap_snapshot_copy_read - copy a page out before a view shows it
+ * @op: with the page's chunk locked
+ * @snap: the view's
+ * @page: of the region
+ *
+ * 0, or -EBUSY if there is no frame to spare or if views share the chunk.
+ */
+int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page)
+{
+	struct exmap_chunk *chunk = op->walk.chunk;
+	unsigned int i = page % EXMAP_CHUNK_PAGES;
+	int ret = 0;
+	u32 word;
+
+	rcu_read_lock();
+	spin_lock(&chunk->lock);
+	word = READ_ONCE(*exmap_walk_word(&op->walk, page));
+	if (EXMAP_RES_MAPPED(word) && (word & EXMAP_RES_SNAPSHOT) &&
+	    (exmap_snapshot_resolve(snap, op->walk.nr, i) & SAME))
+		ret = copy_read(op, newest(op->region, op->walk.nr), page, word);
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
 	return ret;

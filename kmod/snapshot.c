@@ -15,6 +15,10 @@
  * no view has an entry of the frame, in any TLB.  A copy-out of a chunk that no
  * view has read flushes nothing: stale live entries are read-only and name the
  * right frame, and cost their CPU a fault at most.
+ *
+ * READERS COPY  If the snapshot asks for it, a view copies what it is about to
+ * map (exmap_op_copy_read), in a chunk that no view shares.  Afterwards it maps
+ * copies, and does not set chunk->viewed.
  */
 #include <linux/ktime.h>
 #include <linux/mm.h>
@@ -262,7 +266,8 @@ static int check_range(struct exmap_region *region, const struct exmap_snapshot_
 {
 	u64 nr_pages = READ_ONCE(region->nr_pages), end = args->start + args->count;
 
-	if (args->flags || memchr_inv(args->reserved, 0, sizeof(args->reserved)))
+	if ((args->flags & ~EXMAP_READERS_COPY) ||
+	    memchr_inv(args->reserved, 0, sizeof(args->reserved)))
 		return -EINVAL;
 	if (!(region->flags & EXMAP_SNAPSHOTS))
 		return -EOPNOTSUPP;
@@ -322,6 +327,7 @@ struct exmap_snapshot *exmap_snapshot_alloc(struct exmap_region *region,
 	if (!snap)
 		return ERR_PTR(-ENOMEM);
 	snap->id = atomic_inc_return(&last_id);
+	snap->readers_copy = args->flags & EXMAP_READERS_COPY;
 	snap->start = args->start;
 	snap->nr_pages = args->count;
 	snap->first = args->start / EXMAP_CHUNK_PAGES;

@@ -135,23 +135,40 @@ static int put_entry(pte_t *pte, unsigned long addr, void *data)
 	return 0;
 }
 
-/* Map what is there of the block around a page. */
-static vm_fault_t map_block(struct vm_fault *vmf, struct exmap_snapshot *snap)
+/* Pages of the snapshot. */
+struct view_range {
+	u64 first;
+	u64 end;
+};
+
+/* The block around a fault, as far as it is in the mapping. */
+static struct view_range block_around(struct vm_fault *vmf, struct exmap_snapshot *snap)
+{
+	u64 first = round_down(vmf->pgoff, EXMAP_VIEW_BLOCK);
+	u64 start = vmf->vma->vm_pgoff;
+
+	return (struct view_range){
+		.first = max(first, start),
+		.end = min3(first + EXMAP_VIEW_BLOCK, start + vma_pages(vmf->vma), snap->nr_pages),
+	};
+}
+
+/* Map what is there of the block. */
+static vm_fault_t map_block(struct vm_fault *vmf, struct exmap_snapshot *snap,
+			    struct view_range block)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long pfns[EXMAP_VIEW_BLOCK];
-	u64 first = max(round_down(vmf->pgoff, EXMAP_VIEW_BLOCK), vma->vm_pgoff);
-	u64 end = min3((u64)round_down(vmf->pgoff, EXMAP_VIEW_BLOCK) + EXMAP_VIEW_BLOCK,
-		       (u64)vma->vm_pgoff + vma_pages(vma), snap->nr_pages);
-	unsigned int nr = look_up_pfns(snap, snap->start + first, end - first, pfns);
+	unsigned int nr = look_up_pfns(snap, snap->start + block.first, block.end - block.first,
+				       pfns);
 	struct view_entries entries = {
 		.pfns = pfns,
-		.addr = vma->vm_start + ((first - vma->vm_pgoff) << PAGE_SHIFT),
+		.addr = vma->vm_start + ((block.first - vma->vm_pgoff) << PAGE_SHIFT),
 		.prot = vma->vm_page_prot,
 		.mm = vma->vm_mm,
 	};
 
-	if (vmf->pgoff - first >= nr || !pfns[vmf->pgoff - first])
+	if (vmf->pgoff - block.first >= nr || !pfns[vmf->pgoff - block.first])
 		return VM_FAULT_SIGBUS;
 	if (apply_to_page_range(vma->vm_mm, entries.addr, (u64)nr << PAGE_SHIFT, put_entry,
 				&entries))
@@ -162,6 +179,7 @@ static vm_fault_t map_block(struct vm_fault *vmf, struct exmap_snapshot *snap)
 static vm_fault_t view_fault(struct vm_fault *vmf)
 {
 	struct exmap_snapshot *snap = vmf->vma->vm_private_data;
+	struct view_range block = block_around(vmf, snap);
 	struct exmap_chunk *chunk;
 	vm_fault_t ret;
 
@@ -170,8 +188,10 @@ static vm_fault_t view_fault(struct vm_fault *vmf)
 	chunk = snap->region->chunks[(snap->start + vmf->pgoff) / EXMAP_CHUNK_PAGES];
 	if (!chunk)
 		return VM_FAULT_SIGBUS;
+	if (snap->readers_copy)
+		exmap_op_copy_read(snap, snap->start + block.first, snap->start + block.end);
 	mutex_lock(&chunk->view_lock);
-	ret = map_block(vmf, snap);
+	ret = map_block(vmf, snap, block);
 	mutex_unlock(&chunk->view_lock);
 	return ret;
 }

@@ -150,9 +150,9 @@ static void close_region(struct snapshot_bench *bench)
 		close(bench->fd);
 }
 
-static int freeze_region(struct snapshot_bench *bench)
+static int freeze_region(struct snapshot_bench *bench, uint32_t flags)
 {
-	struct exmap_snapshot_create create = { .count = bench->config.pages };
+	struct exmap_snapshot_create create = { .flags = flags, .count = bench->config.pages };
 
 	bench->snapshot = ioctl(bench->fd, EXMAP_IOCTL_SNAPSHOT, &create);
 	return bench->snapshot < 0 ? -errno : 0;
@@ -331,9 +331,10 @@ static int drop_child(struct snapshot_bench *bench)
 
 /* either */
 
-int snapshot_freeze(struct snapshot_bench *bench)
+int snapshot_freeze(struct snapshot_bench *bench, uint32_t flags)
 {
-	return bench->config.how == SNAPSHOT_EXMAP ? freeze_region(bench) : freeze_anonymous(bench);
+	return bench->config.how == SNAPSHOT_EXMAP ? freeze_region(bench, flags) :
+							 freeze_anonymous(bench);
 }
 
 int snapshot_scan_copy(struct snapshot_bench *bench, unsigned int reader,
@@ -447,7 +448,7 @@ int snapshot_run_idle(struct snapshot_bench *bench, struct snapshot_idle *idle)
 	/* a chunk that nobody has touched since the last freeze would be frozen more cheaply */
 	touch(bench, EXMAP_CHUNK_PAGES);
 	begin = bench_now();
-	ret = snapshot_freeze(bench);
+	ret = snapshot_freeze(bench, 0);
 	idle->freeze_ns = bench_now() - begin;
 	if (ret)
 		return ret;

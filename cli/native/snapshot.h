@@ -82,7 +82,8 @@ struct snapshot_scan {
 	uint64_t torn;
 };
 
-int snapshot_freeze(struct snapshot_bench *bench);
+/* @flags: of EXMAP_IOCTL_SNAPSHOT; nothing to fork */
+int snapshot_freeze(struct snapshot_bench *bench, uint32_t flags);
 int snapshot_scan_copy(struct snapshot_bench *bench, unsigned int reader,
 		       struct snapshot_scan *scan);
 int snapshot_unmap(struct snapshot_bench *bench);
@@ -114,6 +115,7 @@ int snapshot_run_idle(struct snapshot_bench *bench, struct snapshot_idle *idle);
  * @reader: enum snapshot_reader
  * @writers: how many; writer i runs on cpus[i]
  * @unshare: transactions that one UNSHARE prepares, 0 for none
+ * @flags: of the snapshot
  * @verify: scan twice, the other way round if there is one, and compare
  * @warmup_ns: not counted
  * @before_ns: length of BEFORE, and of SCAN if nobody reads
@@ -123,6 +125,7 @@ struct snapshot_plan {
 	uint32_t reader;
 	uint32_t writers;
 	uint32_t unshare;
+	uint32_t flags;
 	uint32_t verify;
 	uint64_t warmup_ns;
 	uint64_t before_ns;

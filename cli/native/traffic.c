@@ -245,7 +245,7 @@ static int freeze_and_scan(struct traffic *traffic, const int *cpus,
 	int ret;
 
 	begin = bench_now();
-	ret = snapshot_freeze(traffic->bench);
+	ret = snapshot_freeze(traffic->bench, traffic->plan->flags);
 	result->freeze_ns = bench_now() - begin;
 	__atomic_store_n(&traffic->epoch, traffic->epoch + 1, __ATOMIC_RELAXED);
 	if (ret)

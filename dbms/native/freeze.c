@@ -52,7 +52,7 @@ static int take_snapshot(struct exdb_freeze *f)
 	if (count > ex->region_pages)
 		count = ex->region_pages;
 	start = now();
-	ret = exmap_snapshot_open(ex, 0, count, 0, &f->snap);
+	ret = exmap_snapshot_open(ex, 0, count, 0, 0, &f->snap);
 	f->nanoseconds = now() - start;
 	return ret;
 }

@@ -79,7 +79,7 @@ static void test_pinned(struct bench *bench)
 /* The frames of a record come back when they are needed, the pinned one later. */
 static void test_records(struct bench *bench)
 {
-	struct exmap_record *record = exmap_snapshot_alloc_record(EXMAP_GFP);
+	struct exmap_record *record = kzalloc(sizeof(*record), EXMAP_GFP);
 	struct exmap_pool *pool = &bench->region.pool;
 	u32 frames[3], i;
 

@@ -135,6 +135,12 @@
  * ENODATA, or SIGBUS, for good; their frames return to the pool, and the writer
  * goes on.
  *
+ * With EXMAP_READERS_COPY whoever first reads a page through a view copies it, at
+ * his own expense, as long as more than an eighth of the pool is free: no write
+ * to such a page faults, and no view has to be emptied for it.  That takes a frame
+ * for each page read, and time: meant for analytics beside many writers, and
+ * pools that have room.  When frames run short views share again.
+ *
  * The descriptor can be mapped (MAP_SHARED, PROT_READ) at any offset and in any
  * process that it is passed to, and read by pread; byte 0 is the first byte of
  * the range.  A page that was absent raises SIGBUS in a view, and ends a pread
@@ -335,6 +341,7 @@ enum exmap_flags {
 	EXMAP_FAULT_ZERO	= 4,	/* SETUP: see FAULTS */
 	EXMAP_FREE_LAZY		= 8,	/* ACTION: see FLUSHING */
 	EXMAP_SNAPSHOTS		= 16,	/* SETUP: see SNAPSHOTS */
+	EXMAP_READERS_COPY	= 32,	/* SNAPSHOT: see SNAPSHOTS */
 };
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
@@ -545,7 +552,7 @@ struct exmap_tune {
 
 /**
  * struct exmap_snapshot_create - freeze a range of the region
- * @flags: 0
+ * @flags: 0 or EXMAP_READERS_COPY
  * @start: first page, a multiple of EXMAP_CHUNK_PAGES
  * @count: number of pages, a multiple of EXMAP_CHUNK_PAGES or to the end of the
  *	region

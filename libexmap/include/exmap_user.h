@@ -121,12 +121,13 @@ int exmap_counters(struct exmap *ex, struct exmap_counters *counters);
 /*
  * Snapshots of regions that were opened with EXMAP_SNAPSHOTS; see SNAPSHOTS in
  * uapi/exmap.h.  @start and @count of open count pages of the region, and
- * @reserve is a number of frames or EXMAP_RESERVE_ALL.  All other page numbers
+ * @reserve is a number of frames or EXMAP_RESERVE_ALL; @flags is 0 or
+ * EXMAP_READERS_COPY, which changes nothing on the posix backend.  All other page numbers
  * and offsets count from the snapshot's start.  Any thread may call, also after
  * exmap_close of the region; nobody else while the snapshot is closed.
  */
 int exmap_snapshot_open(struct exmap *ex, uint64_t start, uint64_t count, uint64_t reserve,
-			struct exmap_snapshot **out);
+			uint64_t flags, struct exmap_snapshot **out);
 void exmap_snapshot_close(struct exmap_snapshot *snap);
 
 /*

@@ -197,12 +197,21 @@ class Region:
         unpacked = (np.unpackbits(b, bitorder="little")[: vector.size].astype(np.bool_) for b in bits)
         return Scan(*unpacked)
 
-    def snapshot(self, start: int = 0, count: int | None = None, reserve: str | int = "none") -> Snapshot:
+    def snapshot(
+        self,
+        start: int = 0,
+        count: int | None = None,
+        reserve: str | int = "none",
+        *,
+        readers_copy: bool = False,
+    ) -> Snapshot:
         """Freeze a range of pages, by default to the end of the region.
 
         start is a multiple of 512 (info.chunk_pages), and so is count unless the
         range ends with the region. reserve sets frames aside for copies: a number,
         "none", or "all", one for each mapped page, so that the snapshot cannot break.
+        With readers_copy whoever first reads a page copies it, while the pool has
+        frames to spare, and no writer has to: for scans beside many writers.
 
         The posix backend copies the pages at once: keep writers out meanwhile.
 
@@ -215,11 +224,12 @@ class Region:
         frames = _RESERVES.get(reserve) if isinstance(reserve, str) else reserve
         if frames is None:
             raise InvalidArgument(errno.EINVAL, f"snapshot: reserve={reserve!r}")
+        flags = lib.EXMAP_READERS_COPY if readers_copy else 0
         length = self.pages - start if count is None else count
         if start < 0 or length <= 0 or start + length > self.pages:
             raise OutsideRegion(errno.EFAULT, f"snapshot: pages {start} to {start + length}")
         with self._handle.use() as ex, no_overflow("snapshot"):
-            ret = lib.exmap_snapshot_open(ex, start, length, frames, out)
+            ret = lib.exmap_snapshot_open(ex, start, length, frames, flags, out)
         if ret == -errno.EOPNOTSUPP:
             raise SnapshotsDisabled(errno.EOPNOTSUPP, "snapshot")
         self._check(ret, "snapshot")

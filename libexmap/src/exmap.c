@@ -140,9 +140,11 @@ long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
 }
 
 int exmap_snapshot_open(struct exmap *ex, uint64_t start, uint64_t count, uint64_t reserve,
-			struct exmap_snapshot **out)
+			uint64_t flags, struct exmap_snapshot **out)
 {
-	struct exmap_snapshot_create create = { .start = start, .count = count, .reserve = reserve };
+	struct exmap_snapshot_create create = {
+		.flags = flags, .start = start, .count = count, .reserve = reserve,
+	};
 
 	*out = NULL;
 	return ops_of(ex)->snapshot(ex, &create, out);

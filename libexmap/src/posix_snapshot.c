@@ -155,6 +155,8 @@ static int check_range(const struct posix *p, const struct exmap_snapshot_create
 {
 	uint64_t pages = p->base.pub.region_pages, end = create->start + create->count;
 
+	if (create->flags & ~(uint64_t)EXMAP_READERS_COPY)
+		return -EINVAL;
 	if (!(p->flags & EXMAP_SNAPSHOTS))
 		return -EOPNOTSUPP;
 	if (!create->count || end < create->start || end > pages)

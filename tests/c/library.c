@@ -137,12 +137,12 @@ static void snapshot_refusals(struct exmap *ex)
 {
 	struct exmap_snapshot *snap = (void *)ex;
 
-	CHECK(exmap_snapshot_open(ex, 1, CHUNK, 0, &snap) == -EINVAL && !snap);
-	CHECK(exmap_snapshot_open(ex, 0, 1, 0, &snap) == -EINVAL);
-	CHECK(exmap_snapshot_open(ex, 0, 0, 0, &snap) == -EFAULT);
-	CHECK(exmap_snapshot_open(ex, 0, PAGES + CHUNK, 0, &snap) == -EFAULT);
-	CHECK(exmap_snapshot_open(ex, CHUNK, UINT64_MAX - 10, 0, &snap) == -EFAULT);
-	CHECK(exmap_snapshot_open(ex, 0, CHUNK, POOL + 1, &snap) == -ENOMEM && !snap);
+	CHECK(exmap_snapshot_open(ex, 1, CHUNK, 0, 0, &snap) == -EINVAL && !snap);
+	CHECK(exmap_snapshot_open(ex, 0, 1, 0, 0, &snap) == -EINVAL);
+	CHECK(exmap_snapshot_open(ex, 0, 0, 0, 0, &snap) == -EFAULT);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES + CHUNK, 0, 0, &snap) == -EFAULT);
+	CHECK(exmap_snapshot_open(ex, CHUNK, UINT64_MAX - 10, 0, 0, &snap) == -EFAULT);
+	CHECK(exmap_snapshot_open(ex, 0, CHUNK, POOL + 1, 0, &snap) == -ENOMEM && !snap);
 	exmap_snapshot_close(NULL);
 }
 
@@ -195,13 +195,13 @@ static struct exmap_snapshot *snapshots(struct exmap *ex)
 	long copied;
 
 	map_and_fill(ex, 600, 10, 1);
-	CHECK(exmap_snapshot_open(ex, CHUNK, 2 * CHUNK, 20, &old) == 0);
+	CHECK(exmap_snapshot_open(ex, CHUNK, 2 * CHUNK, 20, 0, &old) == 0);
 	memset(exmap_page(ex, 600), 2, 2 * EXMAP_PAGE_SIZE);
 	CHECK(exmap_vector(ex, 0, EXMAP_OP_FREE, pages + 1, 1, EXMAP_FREE_LAZY, NULL) == 1);
 	map_and_fill(ex, 512 + 700, 1, 1);
 	check_reads(old);
 
-	CHECK(exmap_snapshot_open(ex, 0, 4 * CHUNK, 0, &new) == 0);
+	CHECK(exmap_snapshot_open(ex, 0, 4 * CHUNK, 0, 0, &new) == 0);
 	check_diff(old, new);
 	copied = exmap_vector(ex, 1, EXMAP_OP_UNSHARE, pages, 3, 0, NULL);
 	CHECK(copied == (ex->backend == EXMAP_BACKEND_KERNEL ? 2 : 0));
@@ -214,7 +214,7 @@ static struct exmap_snapshot *snapshots(struct exmap *ex)
 	CHECK(info.start == CHUNK && info.count == 2 * CHUNK && info.id && !info.broken);
 	/* what the newer one had to copy came out of its own, which was none */
 	CHECK(ex->backend == EXMAP_BACKEND_KERNEL ? info.reserve <= 18 : info.reserve == 20);
-	CHECK(exmap_snapshot_open(ex, 0, PAGES, EXMAP_RESERVE_ALL, &new) == 0);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES, EXMAP_RESERVE_ALL, 0, &new) == 0);
 	CHECK(exmap_snapshot_info(new, &info) == 0 && info.reserve == 10);
 	exmap_snapshot_close(new);
 	return old;
@@ -282,12 +282,12 @@ int main(int argc, char **argv)
 	/* a snapshot that goes first, and a region without any */
 	config.backing_fd = -1;
 	CHECK(exmap_open(&config, &ex) == 0);
-	CHECK(exmap_snapshot_open(ex, 0, PAGES, 0, &snap) == 0);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES, 0, 0, &snap) == 0);
 	exmap_snapshot_close(snap);
 	exmap_close(ex);
 	config.flags = 0;
 	CHECK(exmap_open(&config, &ex) == 0);
-	CHECK(exmap_snapshot_open(ex, 0, PAGES, 0, &snap) == -EOPNOTSUPP && !snap);
+	CHECK(exmap_snapshot_open(ex, 0, PAGES, 0, 0, &snap) == -EOPNOTSUPP && !snap);
 	exmap_close(ex);
 	puts("library: ok");
 	return 0;

@@ -199,6 +199,7 @@ static void own_a_region(int socket, uint64_t seed, unsigned long pool)
 	struct exmap_ioctl_setup setup = { .fd = -1, .max_interfaces = WRITERS,
 					   .buffer_size = pool, .flags = EXMAP_SNAPSHOTS };
 	struct exmap_snapshot_create create = { .count = REGION };
+	uint64_t chance = seed_of(seed, WRITERS);
 	pthread_t thread;
 	char byte;
 	int i;
@@ -219,8 +220,10 @@ static void own_a_region(int socket, uint64_t seed, unsigned long pool)
 	for (i = 0; i < WRITERS; i++)
 		pthread_create(&thread, NULL, write_for_ever, (void *)(intptr_t)i);
 	while (read(socket, &byte, 1) == 1) {
-		int snap = ioctl(own.fd, EXMAP_IOCTL_SNAPSHOT, &create);
+		int snap;
 
+		create.flags = next_random(&chance) >> 40 & 1 ? EXMAP_READERS_COPY : 0;
+		snap = ioctl(own.fd, EXMAP_IOCTL_SNAPSHOT, &create);
 		if (snap < 0)
 			DIE("snapshot");
 		send_fd(socket, snap);

@@ -188,14 +188,19 @@ def test_what_did_not_happen_counts_as_once() -> None:
 
 
 def test_each_way_has_a_case_of_its_own() -> None:
-    ways = {OURS: made_up(1), Way("exmap", 64): made_up(2), FORK: made_up(1)}
+    ways = {
+        OURS: made_up(1),
+        Way("exmap", share=True): made_up(3),
+        Way("exmap", 64, share=True): made_up(2),
+        FORK: made_up(1),
+    }
     records = list(compare(GIB, ways))
     cases = list(dict.fromkeys(record.case for record in records))
     name = "size=1GiB,writers=1"
-    assert cases == [name, f"{name},unshare=64", f"{name},how=fork"]
+    assert cases == [name, f"{name},readers=share", f"{name},readers=share,unshare=64", f"{name},how=fork"]
     laid = tables(records)
-    assert list(laid) == cases[:2]
-    assert ("freeze_us", "us", 2000, 1000, 0.5) in laid[cases[1]]
+    assert list(laid) == cases[:3]
+    assert ("freeze_us", "us", 2000, 1000, 0.5) in laid[cases[2]]
     assert ("unmap_ms", "ms", 2, 4, 2) in laid[name]
 
 

@@ -116,15 +116,26 @@ def test_bench_presence_is_right_and_far_above_vanilla() -> None:
 
 
 def test_bench_snapshot_freezes_far_faster_than_fork_and_disturbs_no_writer_unread() -> None:
-    options = ("--sizes", "64MiB", "--writers", "1", "--seconds", "0.05", "--rounds", "1", "--unshare")
+    options = (
+        "--sizes",
+        "64MiB",
+        "--writers",
+        "1",
+        "--seconds",
+        "0.05",
+        "--rounds",
+        "1",
+        "--share",
+        "--unshare",
+    )
     records = exmapctl_json("bench", "snapshot", *options)
     jsonschema.validate(records, SCHEMA, cls=jsonschema.Draft202012Validator)
     found = {(record["case"], record["metric"]): record for record in records}
     case = "size=64MiB,writers=1"
     assert found[case, "freeze_us"]["ratio"] > SANE
     assert found[case, "writer_shootdowns"]["value"] == 0
-    for way in (case, f"{case},unshare=64"):
+    for way in (case, f"{case},readers=share", f"{case},readers=share,unshare=64"):
         assert found[way, "copies"]["value"] > 0
     # what UNSHARE has copied does not fault
-    ahead = f"{case},unshare=64"
+    ahead = f"{case},readers=share,unshare=64"
     assert found[ahead, "writer_faults"]["value"] < found[ahead, "copies"]["value"]

@@ -90,13 +90,29 @@ def needed_bytes(size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a copy is made: exmap or fork; one UNSHARE prepares `unshare` transactions, none if 0."""
+    """How a copy is made: exmap or fork.
+
+    One UNSHARE prepares `unshare` transactions, none if 0. `share` leaves out EXMAP_READERS_COPY: then the
+    writers copy every page that they change.
+    """
 
     how: str
     unshare: int = 0
+    share: bool = False
+
+    @property
+    def options(self) -> str:
+        """Say how it differs from the plain way."""
+        parts = ["readers=share"] if self.share else []
+        return ",".join(parts + ([f"unshare={self.unshare}"] if self.unshare else []))
+
+    @property
+    def flags(self) -> int:
+        """Give the flags of its snapshots."""
+        return 0 if self.share or self.how == "fork" else lib.EXMAP_READERS_COPY
 
     def __str__(self) -> str:
-        return f"{self.how},unshare={self.unshare}" if self.unshare else self.how
+        return f"{self.how},{self.options}" if self.options else self.how
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +204,16 @@ class Memory:
         """Run one plan, a writer on each of `cpus`, and return its struct snapshot_result."""
         result = ffi.new("struct snapshot_result *")
         time = timing.native()
-        plan = (reader, len(cpus), way.unshare, verify, time.warmup_ns, time.measure_ns, time.measure_ns)
+        plan = {
+            "reader": reader,
+            "writers": len(cpus),
+            "unshare": way.unshare,
+            "flags": way.flags,
+            "verify": verify,
+            "warmup_ns": time.warmup_ns,
+            "before_ns": time.measure_ns,
+            "after_ns": time.measure_ns,
+        }
         native_plan = ffi.new("struct snapshot_plan *", plan)
         done = lib.snapshot_run(self.native, orders.native, native_plan, ffi.new("int[]", cpus), result)
         check(done, f"{way}: cannot freeze, scan or drop")

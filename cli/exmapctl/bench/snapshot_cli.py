@@ -120,6 +120,16 @@ def draw(timelines: Timelines, path: Path) -> None:
     draw_timelines("exmapctl bench snapshot: what the writers get done", panels, path)
 
 
+def choose_ways(share: bool, unshare: bool) -> list[Way]:
+    """List the ways to measure; what UNSHARE saves shows where readers do not copy."""
+    ways = [Way("exmap")]
+    if share:
+        ways.append(Way("exmap", share=True))
+    if unshare:
+        ways.append(Way("exmap", UNSHARE, share=True))
+    return [*ways, Way("fork")]
+
+
 def snapshot_command(
     sizes: Annotated[
         str, typer.Option(help="Sizes of the memory; those that do not fit are left out.")
@@ -128,6 +138,9 @@ def snapshot_command(
     uniform: Annotated[bool, typer.Option("--uniform", help="All pages alike, not zipfian.")] = False,
     unshare: Annotated[
         bool, typer.Option("--unshare", help=f"Also with an UNSHARE ahead of {UNSHARE} transactions.")
+    ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Also with snapshots that only writers copy pages of.")
     ] = False,
     reader: Annotated[Reader, typer.Option(help="How the snapshot is scanned.")] = Reader.VIEW,
     seconds: Annotated[float, typer.Option(min=0.01, help="Length of the phases before and after.")] = 0.5,
@@ -148,7 +161,7 @@ def snapshot_command(
     check_plot(plot)
     timing = choose_timing(seconds, rounds, quick)
     numbers = parse_writers(writers)
-    ways = [Way("exmap"), *([Way("exmap", UNSHARE)] if unshare else []), Way("fork")]
+    ways = choose_ways(share, unshare)
     timelines: Timelines = {}
     with on_first_cpu() as cpus:
         usable = choose_writers(numbers, len(cpus))

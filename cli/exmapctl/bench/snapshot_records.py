@@ -37,7 +37,7 @@ def case_name(case: Case, way: Way) -> str:
     """Name a case; snapshots without further ado have no how."""
     if way == FORK:
         return f"{case},how=fork"
-    return f"{case},unshare={way.unshare}" if way.unshare else str(case)
+    return f"{case},{way.options}" if way.options else str(case)
 
 
 def compare(case: Case, figures: dict[Way, Figures]) -> Iterator[Record]:
