@@ -38,6 +38,7 @@ struct writer {
 	int cpu;
 	int error;
 	long faults;
+	int seen;	/* phase in which a transaction has ended, or STOP; atomic */
 	pthread_t thread;
 	uint32_t len;
 	uint32_t next;
@@ -49,6 +50,7 @@ struct writer {
 struct traffic {
 	struct snapshot_bench *bench;
 	const struct snapshot_plan *plan;
+	struct writer *writers;
 	uint8_t *base;
 	uint32_t *epochs;	/* of each page: the freeze for which it was unshared */
 	double ns_per_tick;
@@ -202,6 +204,7 @@ static int work_on(struct writer *writer)
 		if (phase == STOP)
 			return 0;
 		account(writer, phase, begin, end);
+		__atomic_store_n(&writer->seen, phase, __ATOMIC_RELAXED);
 	}
 }
 
@@ -214,12 +217,25 @@ static void *start_writer(void *arg)
 	writer->error = ret ? ret : work_on(writer);
 	getrusage(RUSAGE_THREAD, &usage);
 	writer->faults = usage.ru_minflt;
+	__atomic_store_n(&writer->seen, STOP, __ATOMIC_RELAXED);
 	return NULL;
 }
 
 static void enter(struct traffic *traffic, int phase)
 {
 	__atomic_store_n(&traffic->phase, phase, __ATOMIC_RELEASE); /* pairs with work_on */
+}
+
+/* A phase in which writers work alone: longer than @ns if the host gave one of them no time. */
+static void let_work(struct traffic *traffic, int phase, uint64_t ns)
+{
+	unsigned int i;
+
+	enter(traffic, phase);
+	bench_pause(ns);
+	for (i = 0; i < traffic->plan->writers; i++)
+		while (__atomic_load_n(&traffic->writers[i].seen, __ATOMIC_RELAXED) < phase)
+			bench_pause(1000000);
 }
 
 static int scan(struct traffic *traffic, struct snapshot_result *result,
@@ -296,8 +312,7 @@ static int conduct(struct traffic *traffic, const int *cpus, struct snapshot_res
 	bench_pause(plan->warmup_ns);
 	marks[SNAPSHOT_BEFORE] = bench_now();
 	__atomic_store_n(&traffic->origin, __rdtsc(), __ATOMIC_RELAXED);
-	enter(traffic, SNAPSHOT_BEFORE);
-	bench_pause(plan->before_ns);
+	let_work(traffic, SNAPSHOT_BEFORE, plan->before_ns);
 	marks[SNAPSHOT_SCAN] = bench_now();
 	enter(traffic, SNAPSHOT_SCAN);
 	ret = freeze_and_scan(traffic, cpus, result, &found);
@@ -309,9 +324,8 @@ static int conduct(struct traffic *traffic, const int *cpus, struct snapshot_res
 	if (!ret)
 		ret = drop(traffic, result);
 	marks[SNAPSHOT_AFTER] = bench_now();
-	enter(traffic, SNAPSHOT_AFTER);
 	if (!ret)
-		bench_pause(plan->after_ns);
+		let_work(traffic, SNAPSHOT_AFTER, plan->after_ns);
 	marks[STOP] = bench_now();
 	enter(traffic, STOP);
 	for (phase = SNAPSHOT_BEFORE; phase < STOP; phase++)
@@ -431,6 +445,7 @@ int snapshot_run(struct snapshot_bench *bench, const struct snapshot_orders *ord
 		goto out;
 	}
 	memset(writers, 0, plan->writers * sizeof(*writers));
+	traffic.writers = writers;
 	ret = start_all(&traffic, writers, cpus, orders, &started);
 	if (!ret)
 		ret = conduct(&traffic, cpus, result);

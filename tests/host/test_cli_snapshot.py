@@ -187,6 +187,11 @@ def test_what_did_not_happen_counts_as_once() -> None:
     assert (found.value, found.ratio) == (0, 10)
 
 
+def test_the_longest_stall_is_the_least_of_the_rounds_and_all_else_a_median() -> None:
+    rounds = [Figures({"writer_stall_max_ms": n, "scan_ms": n}) for n in (9.0, 1.0, 5.0)]
+    assert Figures.summary(rounds).values == {"writer_stall_max_ms": 1.0, "scan_ms": 5.0}
+
+
 def test_each_way_has_a_case_of_its_own() -> None:
     ways = {
         OURS: made_up(1),

@@ -29,7 +29,8 @@ unmap_ms, drop_ms       munmap of the view; close. Both after the scan, with the
 drop_idle_ms            close of a snapshot that nobody has used
 writer_kept             throughput of scan over that of before
 writer_kept_100ms       the same of the first 100 ms after the freeze began: as long for all ways
-writer_stall_max_ms     the longest transaction of scan and drop
+writer_stall_max_ms     the longest transaction of scan and drop; of the rounds the least, for all ways: a
+                        pause that the host makes only ever adds to it
 writer_shootdowns       TLB interrupts on the writers' CPUs from the return of the freeze to the drop, in a
                         run of its own, of `seconds`, in which nobody looks at the copy
 writer_shootdowns_scan  the same in the run with the scan
@@ -74,6 +75,7 @@ ORDER = 1 << 20
 IDLE_ROUNDS = 5
 EARLY_NS = 100_000_000
 VERIFY = Timing(0.05, 1)
+LEAST = frozenset({"writer_stall_max_ms"})
 READERS: dict[str, int] = {"view": lib.SNAPSHOT_READ_VIEW, "pread": lib.SNAPSHOT_READ_PREAD}
 PHASES: dict[str, int] = {
     "before": lib.SNAPSHOT_BEFORE,
@@ -138,10 +140,12 @@ class Figures:
     marks_ms: tuple[float, ...] = ()
 
     @classmethod
-    def median(cls, runs: "Sequence[Figures]") -> "Figures":
-        """Take the median of each metric; the timeline is the last run's."""
-        metrics = runs[0].values.keys()
-        values = {metric: median(run.values[metric] for run in runs) for metric in metrics}
+    def summary(cls, runs: "Sequence[Figures]") -> "Figures":
+        """Take the median of each metric, but the least of LEAST; the timeline is the last run's."""
+        values = {}
+        for metric in runs[0].values:
+            found = [run.values[metric] for run in runs]
+            values[metric] = min(found) if metric in LEAST else median(found)
         return cls(values, runs[-1].timeline, runs[-1].marks_ms)
 
 
@@ -219,8 +223,6 @@ class Memory:
         check(done, f"{way}: cannot freeze, scan or drop")
         if result.torn > len(cpus):
             raise BenchFailedError(f"{way}: {result.torn} pages of the copy are not of one moment")
-        if not verify and not result.phases[lib.SNAPSHOT_BEFORE].ops:
-            raise BenchFailedError(f"{way}: no transaction ended before the freeze: choose more --seconds")
         if result.unequal:
             raise BenchFailedError(f"{way}: the copy changed between two scans")
         return result
@@ -302,7 +304,7 @@ def measure_case(
         for way in ways:
             runs[way].append(measure_run(memories[way.how], orders, way, cpus, reader, timing))
             advance(f"{case} {way}")
-    return {way: Figures.median(rounds) for way, rounds in runs.items()}
+    return {way: Figures.summary(rounds) for way, rounds in runs.items()}
 
 
 @dataclass(frozen=True, slots=True)
