@@ -5,6 +5,8 @@
  * leave it.  What was written before a flush began that has ended is there; any
  * other write is there, or not, or torn, by sectors of 512 bytes.
  *
+ * Every few crashes the run goes on from one of those states, and is recorded anew.
+ *
  *	db_power FILE SEED COMMITS CRASHES
  */
 #include <errno.h>
@@ -22,6 +24,7 @@
 #define KEYS	400u	/* those of one writer; more pages than frames */
 #define WRITERS	2u
 #define PART	3u	/* keys that one transaction changes */
+#define LIVES	5u	/* runs, each from a state that a crash of the last one left */
 
 #define CHECK(condition) \
 	do { \
@@ -52,6 +55,9 @@ static size_t nr_events;
 static bool recording;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t tree;
+static char *base; /* the disk as the run found it */
+static size_t base_size;
+static unsigned int checkpoints;
 
 static void record(struct event event)
 {
@@ -111,6 +117,8 @@ int __wrap_disk_sync(int fd)
 	pthread_mutex_lock(&lock);
 	event.begin = nr_events;
 	pthread_mutex_unlock(&lock);
+	/* commits overlap with checkpoints */
+	usleep(100);
 	record(event);
 	return 0;
 }
@@ -140,21 +148,42 @@ static struct exdb *open_db(const char *path, bool create, int *fd)
 	return db;
 }
 
-/* Every key has the number of the transaction that changed it last, and a pad. */
+/* A key has the number of the transaction that changed it last, and a pad; or it was deleted. */
 struct value {
 	uint64_t number;
-	uint8_t pad[300];
+	uint8_t pad[700];
 };
 
-static uint32_t key_of(unsigned int writer, uint64_t number, unsigned int i)
+static unsigned int place_of(uint64_t number, unsigned int i)
 {
-	return __builtin_bswap32(writer * KEYS + (number * PART + i) * 7 % KEYS);
+	return (number * PART + i) * 7 % KEYS;
+}
+
+static bool is_delete(uint64_t number, unsigned int i)
+{
+	return i && (number / 16 + i) % 3 == 0;
+}
+
+static void add_op(struct op_list *ops, unsigned int writer, uint64_t number, unsigned int i)
+{
+	const struct value value = { .number = number };
+	const uint32_t key = __builtin_bswap32(writer * KEYS + place_of(number, i));
+	const bool delete = is_delete(number, i);
+	const struct btree_entry entry = {
+		.key = (const uint8_t *)&key,
+		.value = (const uint8_t *)&value,
+		.key_length = sizeof(key),
+		.value_length = delete ? 0 : sizeof(number) + number * 37 % sizeof(value.pad),
+	};
+
+	CHECK(!op_list_add(ops, delete ? OP_DELETE : OP_PUT, tree, &entry));
 }
 
 struct writer {
 	pthread_t thread;
 	struct exdb_worker *w;
 	unsigned int index;
+	uint64_t first;
 	unsigned int commits;
 };
 
@@ -163,23 +192,13 @@ static void *run(void *arg)
 	const struct writer *writer = arg;
 	uint64_t number;
 
-	for (number = 1; number <= writer->commits; number++) {
-		struct value value = { .number = number };
+	for (number = writer->first; number < writer->first + writer->commits; number++) {
 		struct op_list ops = { 0 };
 		struct commit_result result;
 		unsigned int i;
 
-		for (i = 0; i < PART; i++) {
-			uint32_t key = key_of(writer->index, number, i);
-			const struct btree_entry entry = {
-				.key = (const uint8_t *)&key,
-				.value = (const uint8_t *)&value,
-				.key_length = sizeof(key),
-				.value_length = sizeof(value),
-			};
-
-			CHECK(!op_list_add(&ops, OP_PUT, tree, &entry));
-		}
+		for (i = 0; i < PART; i++)
+			add_op(&ops, writer->index, number, i);
 		CHECK(!commit(writer->w, &ops, &result));
 		op_list_free(&ops);
 		record((struct event){
@@ -188,14 +207,18 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static void work(struct exdb *db, unsigned int commits)
+static void work(struct exdb *db, const uint64_t *last, unsigned int commits)
 {
 	struct writer writers[WRITERS];
 	unsigned int i;
 
 	for (i = 0; i < WRITERS; i++) {
 		writers[i] = (struct writer){
-			.w = exdb_worker_at(db, i), .index = i, .commits = commits };
+			.w = exdb_worker_at(db, i),
+			.index = i,
+			.first = last[i] + 1,
+			.commits = commits,
+		};
 		CHECK(!pthread_create(&writers[i].thread, NULL, run, &writers[i]));
 	}
 	for (i = 0; i < WRITERS; i++)
@@ -211,14 +234,24 @@ static void apply_torn(int fd, const struct event *event, unsigned int *seed)
 			CHECK(pwrite(fd, event->data + at, SECTOR, event->offset + at) == SECTOR);
 }
 
+static void write_base(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+	CHECK(fd >= 0);
+	CHECK(write(fd, base, base_size) == (ssize_t)base_size);
+	close(fd);
+}
+
 /* The disk as the crash after @n events leaves it; what was acknowledged by then. */
 static void crash(const char *path, size_t n, unsigned int *seed, uint64_t *acknowledged)
 {
 	size_t i, durable = 0;
-	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	int fd;
 
+	write_base(path);
+	fd = open(path, O_RDWR);
 	CHECK(fd >= 0);
-	memset(acknowledged, 0, WRITERS * sizeof(*acknowledged));
 	for (i = 0; i < n; i++) {
 		if (events[i].kind == EVENT_SYNC && events[i].begin > durable)
 			durable = events[i].begin;
@@ -245,29 +278,29 @@ static int see(void *arg, const struct btree_row *row)
 	uint64_t *seen = arg;
 	uint32_t key;
 
-	CHECK(row->value_length == sizeof(struct value));
+	CHECK(row->value_length >= sizeof(uint64_t));
 	memcpy(&key, row->key, sizeof(key));
 	memcpy(&seen[__builtin_bswap32(key)], row->value, sizeof(*seen));
 	return 0;
 }
 
-/* The state of a writer's keys is that after one of its transactions, and not before @least. */
-static void check_writer(const uint64_t *seen, unsigned int writer, uint64_t least)
+/* The state of a writer's keys is that after one of its transactions, not before *last. */
+static void check_writer(const uint64_t *seen, uint64_t *last)
 {
-	uint64_t expected[KEYS] = { 0 }, last = 0, number;
+	uint64_t expected[KEYS] = { 0 }, newest = 0, number;
 	unsigned int i;
 
 	for (i = 0; i < KEYS; i++)
-		last = seen[i] > last ? seen[i] : last;
-	CHECK(last >= least);
-	for (number = 1; number <= last; number++)
+		newest = seen[i] > newest ? seen[i] : newest;
+	CHECK(newest >= *last);
+	for (number = 1; number <= newest; number++)
 		for (i = 0; i < PART; i++)
-			expected[__builtin_bswap32(key_of(0, number, i))] = number;
+			expected[place_of(number, i)] = is_delete(number, i) ? 0 : number;
 	CHECK(!memcmp(seen, expected, sizeof(expected)));
-	(void)writer;
+	*last = newest;
 }
 
-static void check(const char *path, const uint64_t *acknowledged)
+static void check(const char *path, uint64_t *last)
 {
 	uint64_t seen[WRITERS * KEYS] = { 0 };
 	struct btree_cursor cursor = { 0 };
@@ -278,40 +311,93 @@ static void check(const char *path, const uint64_t *acknowledged)
 	cursor.root = tree_root(db, tree);
 	CHECK(!btree_scan(exdb_worker_at(db, 0), &cursor, see, seen));
 	for (i = 0; i < WRITERS; i++)
-		check_writer(seen + i * KEYS, i, acknowledged[i]);
+		check_writer(seen + i * KEYS, &last[i]);
 	exdb_close(db);
 	close(fd);
 }
 
+static void remember_base(const char *path)
+{
+	int fd = open(path, O_RDONLY);
+
+	CHECK(fd >= 0);
+	base_size = lseek(fd, 0, SEEK_END);
+	base = realloc(base, base_size + 1);
+	CHECK(base && pread(fd, base, base_size, 0) == (ssize_t)base_size);
+	close(fd);
+}
+
+static void forget_events(void)
+{
+	while (nr_events)
+		free(events[--nr_events].data);
+}
+
+/* One run; the first one makes the database. */
+static size_t live(const char *path, const uint64_t *last, unsigned int commits, bool create)
+{
+	struct exdb *db;
+	size_t first;
+	int fd;
+
+	forget_events();
+	recording = true;
+	db = open_db(path, create, &fd);
+	if (create)
+		CHECK(!exdb_table_create(exdb_worker_at(db, 0), &tree));
+	first = create ? nr_events : 1;
+	work(db, last, commits);
+	checkpoints += db->checkpoints;
+	recording = false;
+	exdb_close(db);
+	close(fd);
+	return first;
+}
+
+/* After how many events: anywhere, near the start, or near a write of page 0. */
+static size_t choose(size_t first, unsigned int *seed)
+{
+	size_t n = first + rand_r(seed) % (nr_events - first);
+
+	switch (rand_r(seed) % 3) {
+	case 0:
+		return first + rand_r(seed) % 60;
+	case 1:
+		while (n > first && (events[n].kind != EVENT_WRITE || events[n].offset))
+			n--;
+		return n + rand_r(seed) % 8 < nr_events ? n + rand_r(seed) % 8 : n;
+	default:
+		return n;
+	}
+}
+
 int main(int argc, char **argv)
 {
-	uint64_t acknowledged[WRITERS];
-	unsigned int seed, commits, crashes, i;
-	size_t first;
-	struct exdb *db;
-	int fd;
+	uint64_t last[WRITERS] = { 0 }, acknowledged[WRITERS];
+	unsigned int seed, commits, crashes, life, i;
 
 	CHECK(argc == 5);
 	seed = strtoul(argv[2], NULL, 10);
 	commits = strtoul(argv[3], NULL, 10);
 	crashes = strtoul(argv[4], NULL, 10);
-	recording = true;
-	db = open_db(argv[1], true, &fd);
-	CHECK(!exdb_table_create(exdb_worker_at(db, 0), &tree));
-	first = nr_events;
-	work(db, commits);
-	CHECK(db->checkpoints > 3);
-	recording = false;
-	exdb_close(db);
-	close(fd);
-	for (i = 0; i < crashes; i++) {
-		size_t n = first + rand_r(&seed) % (nr_events - first);
+	remember_base("/dev/null");
+	for (life = 0; life < LIVES; life++) {
+		size_t first = live(argv[1], last, commits, !life);
 
-		crash(argv[1], n, &seed, acknowledged);
-		check(argv[1], acknowledged);
+		for (i = 0; i < crashes; i++) {
+			memcpy(acknowledged, last, sizeof(last));
+			crash(argv[1], choose(first, &seed), &seed, acknowledged);
+			/* the last one's state before recovery is where the next life begins */
+			if (i == crashes - 1)
+				remember_base(argv[1]);
+			check(argv[1], acknowledged);
+		}
+		memcpy(last, acknowledged, sizeof(last));
+		write_base(argv[1]);
 	}
-	for (i = 0; i < nr_events; i++)
-		free(events[i].data);
-	printf("ok, %zu events\n", nr_events);
+	CHECK(checkpoints > LIVES * 3);
+	forget_events();
+	free(base);
+	puts("ok");
 	return 0;
 }

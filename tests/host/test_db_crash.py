@@ -39,3 +39,70 @@ def test_killed_banks_lose_nothing_at_length(
     tmp_path: Path, durability: exmapdb.Durability, kills: int
 ) -> None:
     crash_often(tmp_path / "bank.exdb", durability, kills, seed=2)
+
+
+ROWS, LOGGED = 1000, 60
+
+
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file with rows 0 to ROWS - 1 in its pages, and LOGGED more, one a transaction, in its log."""
+    path = tmp_path_factory.mktemp("crashed") / "t.exdb"
+    with exmapdb.open(path, **OPTIONS) as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        table.insert_many({"k": range(ROWS), "v": [f"{i:080}" for i in range(ROWS)]})
+        db.checkpoint()
+        for i in range(ROWS, ROWS + LOGGED):
+            table.insert({"k": i, "v": f"{i:080}"})
+        return path.read_bytes()
+
+
+def rows_in(path: Path) -> int:
+    """Open a damaged database, and return how many of the rows are there; no other may be."""
+    with exmapdb.open(path, flag="w", **OPTIONS) as db:
+        rows = [row for batch in db.table("t").scan() for row in batch.to_rows()]
+    assert rows == [(i, f"{i:080}") for i in range(len(rows))]
+    return len(rows)
+
+
+def test_a_flipped_bit_gives_a_named_error_or_the_right_rows(crashed: bytes, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    used = [i for i in range(0, len(crashed), 512) if any(crashed[i : i + 512])]
+    path = tmp_path / "t.exdb"
+    named = 0
+    for _ in range(150):
+        at = rng.choice(used) + rng.randrange(512)
+        data = bytearray(crashed)
+        data[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        try:
+            # what the last flush wrote cannot be told from a torn write
+            assert rows_in(path) >= ROWS + LOGGED - 1
+        except exmapdb.StorageError:
+            named += 1
+    assert named > 50
+
+
+def test_damage_in_the_log_before_its_end_is_named(crashed: bytes, tmp_path: Path) -> None:
+    data = bytearray(crashed)
+    record = crashed.index(f"{ROWS + 5:080}".encode(), 0, 2 * 4096 + (256 << 10))
+    data[record + 3] ^= 1
+    (tmp_path / "t.exdb").write_bytes(data)
+    with pytest.raises(exmapdb.CorruptLogError):
+        rows_in(tmp_path / "t.exdb")
+
+
+def test_a_damaged_last_record_is_taken_for_a_torn_write(crashed: bytes, tmp_path: Path) -> None:
+    data = bytearray(crashed)
+    record = crashed.index(f"{ROWS + LOGGED - 1:080}".encode(), 0, 2 * 4096 + (256 << 10))
+    data[record + 3] ^= 1
+    (tmp_path / "t.exdb").write_bytes(data)
+    assert rows_in(tmp_path / "t.exdb") == ROWS + LOGGED - 1
+
+
+def test_a_cut_file_gives_a_named_error(crashed: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "t.exdb"
+    for size in range(0, len(crashed), len(crashed) // 40 // 512 * 512):
+        path.write_bytes(crashed[:size])
+        with pytest.raises(exmapdb.StorageError):
+            rows_in(path)
