@@ -1,11 +1,14 @@
 """A bank whose process is killed: transfers are acknowledged through a pipe, and audited afterwards."""
 
+import functools
+import itertools
 import os
 import random
 import signal
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,8 @@ __all__ = ["ACCOUNTS", "Bank", "audit", "kill_while_it_works", "make_bank"]
 ACCOUNTS = 300
 START = 1000
 THREADS = 2
-ACCOUNT, TRANSFER = 0, 1
-SCHEMA = {
-    "kind": "int32",
-    "id": "int64",
-    "a": "int64",
-    "b": "int64",
-    "amount": "int64",
-    "pad": "text",
-}
+ACCOUNT = {"id": "int64", "balance": "int64", "moves": "int64", "pad": "text"}
+TRANSFER = {"id": "int64", "source": "int64", "target": "int64", "amount": "int64"}
 PAD = "p" * 120  # more pages than frames
 ACK = struct.Struct("<q")
 
@@ -43,47 +39,40 @@ class Bank:
 def make_bank(path: Path, **options: Any) -> Bank:
     """Make a bank; every account has the same."""
     with exmapdb.open(path, flag="n", **options) as db:
-        table = db.create_table("bank", SCHEMA, key=("kind", "id"))
-        put(table, [(ACCOUNT, i, START, 0, 0, PAD) for i in range(ACCOUNTS)])
+        accounts = db.create_table("accounts", ACCOUNT, key="id")
+        columns = {"id": range(ACCOUNTS), "balance": [START] * ACCOUNTS, "moves": [0] * ACCOUNTS}
+        accounts.insert_many(columns | {"pad": [PAD] * ACCOUNTS})
+        db.create_table("transfers", TRANSFER, key="id")
     return Bank(path, options)
 
 
-def put(table: exmapdb.Table, rows: list[tuple[Any, ...]]) -> None:
-    """Insert or replace rows, in one transaction."""
-    columns = zip(*rows, strict=True)
-    table.insert_many(dict(zip(SCHEMA, map(list, columns), strict=True)), replace=True)
+def move(txn: exmapdb.Transaction, number: int, source: int, target: int, amount: int) -> None:
+    """Move money, and write it down."""
+    accounts = txn.table("accounts")
+    for account, change in ((source, -amount), (target, amount)):
+        row = accounts.get(account)
+        assert row is not None
+        accounts.update(account, {"balance": row["balance"] + change, "moves": row["moves"] + 1})
+    transfer = {"id": number, "source": source, "target": target, "amount": amount}
+    txn.table("transfers").insert(transfer)
 
 
-def work(table: exmapdb.Table, thread: int, first: int, pipe: int) -> None:
-    """Move money between the accounts of one thread, for ever; transfer ids say whose they are."""
+def work(db: exmapdb.Database, first: int, pipe: int) -> None:
+    """Move money between any accounts, for ever; a transfer's number says which thread made it."""
     rng = random.Random(first)
-    mine = range(thread, ACCOUNTS, THREADS)
-    number = first
-    while True:
-        source, target = rng.sample(mine, 2)
-        rows = [table.get((ACCOUNT, account)) for account in (source, target)]
-        assert rows[0] is not None
-        assert rows[1] is not None
+    for number in itertools.count(first, THREADS):
+        source, target = rng.sample(range(ACCOUNTS), 2)
         amount = rng.randrange(50)
-        put(
-            table,
-            [
-                (ACCOUNT, source, rows[0]["a"] - amount, rows[0]["b"] + 1, 0, PAD),
-                (ACCOUNT, target, rows[1]["a"] + amount, rows[1]["b"] + 1, 0, PAD),
-                (TRANSFER, number, source, target, amount, PAD),
-            ],
-        )
+        db.run(functools.partial(move, number=number, source=source, target=target, amount=amount))
         os.write(pipe, ACK.pack(number))
-        number += THREADS
 
 
 def child(bank: Bank, firsts: list[int], pipe: int) -> None:
     """What the process does that will be killed: recover, and work."""
     db = exmapdb.open(bank.path, flag="w", **bank.options)
-    table = db.table("bank")
-    for thread, first in enumerate(firsts[1:], 1):
-        threading.Thread(target=work, args=(table, thread, first, pipe), daemon=True).start()
-    work(table, 0, firsts[0], pipe)
+    for first in firsts[1:]:
+        threading.Thread(target=work, args=(db, first, pipe), daemon=True).start()
+    work(db, firsts[0], pipe)
 
 
 def kill_while_it_works(bank: Bank, seconds: float, firsts: list[int]) -> None:
@@ -112,6 +101,11 @@ def kill_while_it_works(bank: Bank, seconds: float, firsts: list[int]) -> None:
     bank.acknowledged |= {number for (number,) in ACK.iter_unpack(data[:whole])}
 
 
+def rows_of(table: exmapdb.Table, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Iterate over the rows of a table."""
+    return itertools.chain.from_iterable(batch.to_rows() for batch in table.scan(columns=columns))
+
+
 def audit(bank: Bank, durable: bool) -> tuple[list[int], float]:
     """Recover the bank and check it; return each thread's next transfer, and the seconds it took to open.
 
@@ -121,15 +115,16 @@ def audit(bank: Bank, durable: bool) -> tuple[list[int], float]:
     begin = time.perf_counter()
     with exmapdb.open(bank.path, flag="w", **bank.options) as db:
         seconds = time.perf_counter() - begin
-        rows = [row for batch in db.table("bank").scan() for row in batch.to_rows()]
-    accounts = {row[1]: (row[2], row[3]) for row in rows if row[0] == ACCOUNT}
-    transfers = {row[1]: row[2:5] for row in rows if row[0] == TRANSFER}
+        columns = ["id", "balance", "moves"]
+        accounts = {i: values for i, *values in rows_of(db.table("accounts"), columns)}
+        transfers = {i: values for i, *values in rows_of(db.table("transfers"), list(TRANSFER))}
     if durable:
         assert bank.acknowledged <= transfers.keys()
-    expected = dict.fromkeys(range(ACCOUNTS), (START, 0))
+    expected = {i: [START, 0] for i in range(ACCOUNTS)}
     for source, target, amount in transfers.values():
-        expected[source] = (expected[source][0] - amount, expected[source][1] + 1)
-        expected[target] = (expected[target][0] + amount, expected[target][1] + 1)
+        for account, change in ((source, -amount), (target, amount)):
+            expected[account][0] += change
+            expected[account][1] += 1
     assert accounts == expected
     assert sum(balance for balance, _ in accounts.values()) == ACCOUNTS * START
     firsts = []

@@ -15,6 +15,7 @@ from exmapdb.database import open_database as open
 from exmapdb.errors import (
     BackendUnavailableError,
     CommitUnknownError,
+    ConflictError,
     CorruptLogError,
     CorruptPageError,
     DatabaseClosedError,
@@ -35,12 +36,14 @@ from exmapdb.errors import (
     SchemaError,
     StorageError,
     TableExistsError,
+    TransactionEndedError,
     TransactionTooLargeError,
     TruncatedDatabaseError,
 )
 from exmapdb.frozen import FreezeStats, Frozen
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.table import Table
+from exmapdb.transaction import Transaction
 
 __all__ = [
     "Backend",
@@ -49,6 +52,7 @@ __all__ = [
     "Column",
     "ColumnType",
     "CommitUnknownError",
+    "ConflictError",
     "CorruptLogError",
     "CorruptPageError",
     "Database",
@@ -77,6 +81,8 @@ __all__ = [
     "StorageError",
     "Table",
     "TableExistsError",
+    "Transaction",
+    "TransactionEndedError",
     "TransactionTooLargeError",
     "TruncatedDatabaseError",
     "open",

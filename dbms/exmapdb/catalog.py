@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from exmapdb._core import ffi, lib
+from exmapdb._core import lib
 from exmapdb.errors import NoSuchTableError, SchemaError, TableExistsError
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.table import Table
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
+    from exmapdb.transaction import Transaction
 
 __all__ = ["Catalog"]
 
@@ -32,10 +33,9 @@ COLUMNS = Schema.of(
 
 
 class Catalog:
-    """Knows the tables of one database; the caller serialises changes."""
+    """Knows the tables of one database."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
         self._tables = Table(database, "exmapdb.tables", TABLES, lib.EXDB_TABLES_TREE)
         self._columns = Table(database, "exmapdb.columns", COLUMNS, lib.EXDB_COLUMNS_TREE)
 
@@ -43,14 +43,15 @@ class Catalog:
         """Return the names of all tables, sorted."""
         return [name for batch in self._tables.scan(columns=["name"]) for (name,) in batch.to_rows()]
 
-    def load(self, name: str) -> tuple[Schema, int]:
+    def load(self, name: str, txn: Transaction) -> tuple[Schema, int]:
         """Return a table's schema and tree. NoSuchTableError."""
-        row = self._tables.get(name)
+        tables, table_columns = self._tables.within(txn), self._columns.within(txn)
+        row = tables.get(name)
         if row is None:
             raise NoSuchTableError(name, self.names())
         columns = [
             dict(zip(batch.columns, values, strict=True))
-            for batch in self._columns.scan((name, 0), (name, 1 << 30))
+            for batch in table_columns.scan((name, 0), (name, 1 << 30))
             for values in batch.to_rows()
         ]
         fields = (
@@ -60,17 +61,18 @@ class Catalog:
         key = sorted((c["key_place"], c["name"]) for c in columns if c["key_place"])
         return Schema.of(fields, [name for _, name in key]), row["tree"]
 
-    def create(self, name: str, schema: Schema) -> int:
+    def create(self, txn: Transaction, name: str, schema: Schema) -> int:
         """Make an empty tree for a new table, write both down, and return its number."""
         if not name or len(name.encode()) > NAME_MAX:
             raise SchemaError(f"a table's name has 1 to {NAME_MAX} bytes")
         if any(len(column.encode()) > NAME_MAX for column in schema.names):
             raise SchemaError(f"a column's name has at most {NAME_MAX} bytes")
-        if self._tables.get(name) is not None:
+        tables = self._tables.within(txn)
+        if tables.get(name) is not None:
             raise TableExistsError(f"there is a table {name!r} already")
-        tree = self._create_tree()
+        tree = txn.create_tree()
         count = len(schema.fields)
-        self._columns.insert_many(
+        self._columns.within(txn).insert_many(
             {
                 "table": [name] * count,
                 "place": list(range(count)),
@@ -80,17 +82,7 @@ class Catalog:
                 "key_place": [
                     schema.key.index(column) + 1 if column in schema.key else 0 for column in schema.names
                 ],
-            },
-            # what an earlier attempt that failed has left
-            replace=True,
+            }
         )
-        self._tables.insert({"name": name, "tree": tree})
+        tables.insert({"name": name, "tree": tree})
         return tree
-
-    def _create_tree(self) -> int:
-        tree = ffi.new("uint32_t *")
-        with self._database.worker() as worker:
-            code = lib.exdb_table_create(worker.handle, tree)
-            if code:
-                raise self._database.error(code, worker.error_page)
-        return int(tree[0])

@@ -5,29 +5,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from exmapdb._core import ffi, lib
 from exmapdb.catalog import Catalog
 from exmapdb.errors import (
     NO_PAGE,
     BackendUnavailableError,
+    ConflictError,
     NotADatabaseError,
     StorageError,
     from_code,
 )
 from exmapdb.frozen import Frozen
-from exmapdb.schema import Field, Schema
+from exmapdb.schema import Field
 from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
-from exmapdb.table import Table, make_layout
+from exmapdb.table import Table
+from exmapdb.transaction import Transaction
 from exmapdb.workers import Worker, WorkerPool
 
 __all__ = ["Backend", "Database", "Durability", "Stats", "open_database", "parse_size"]
+
+T = TypeVar("T")
 
 Backend = Literal["auto", "kernel", "posix"]
 BACKENDS: dict[str, int] = {
@@ -208,7 +214,8 @@ class Database:
         self._lock = threading.RLock()
         self._tables: dict[str, Table] = {}
         self._frozen: Frozen | None = None
-        self._catalog = Catalog(self)
+        self._transactions: set[Transaction] = set()
+        self.catalog = Catalog(self)
 
     @property
     def path(self) -> str:
@@ -241,26 +248,71 @@ class Database:
 
     def tables(self) -> list[str]:
         """Return the names of all tables."""
-        return self._catalog.names()
+        return self.catalog.names()
 
     def create_table(
         self, name: str, schema: dict[str, str] | list[Field], key: str | tuple[str, ...]
     ) -> Table:
         """Make a table; see Schema.of for the schema. SchemaError, TableExistsError, StorageError."""
-        checked = Schema.of(schema, key)
-        make_layout(checked)
-        with self._lock:
-            tree = self._catalog.create(name, checked)
-            self._tables[name] = table = Table(self, name, checked, tree)
-            return table
+        self.run(lambda txn: txn.create_table(name, schema, key))
+        return self.table(name)
 
     def table(self, name: str) -> Table:
         """Return a table. NoSuchTableError."""
         with self._lock:
             if name not in self._tables:
-                schema, tree = self._catalog.load(name)
+                schema, tree = self.run(lambda txn: self.catalog.load(name, txn))
                 self._tables[name] = Table(self, name, schema, tree)
             return self._tables[name]
+
+    def find_table(self, name: str, txn: Transaction) -> Table:
+        """Return a table as a transaction sees it. NoSuchTableError."""
+        # tables never change, so one that is known needs no look at the catalog
+        if name in self._tables:
+            return self._tables[name].within(txn)
+        schema, tree = self.catalog.load(name, txn)
+        return Table(self, name, schema, tree, txn)
+
+    def begin(self) -> Transaction:
+        """Begin a transaction of several calls. DatabaseClosedError."""
+        out = ffi.new("struct exdb_txn **")
+        with self.worker() as worker:
+            code = lib.exdb_txn_begin(worker.handle, out)
+            if code:
+                raise self.error(code, 0)
+            txn = Transaction(self, out[0])
+            self._transactions.add(txn)
+            return txn
+
+    def run(self, work: Callable[[Transaction], T], attempts: int = 100) -> T:
+        """Call `work` with a new transaction, commit it, and return what `work` did.
+
+        After a conflict all is done again, so `work` should do nothing else that lasts; so it is if `work`
+        raises an error after reading what does not hold any more.  Each conflict means that another
+        transaction has committed.  Raises ConflictError after so many attempts, and what `work` raises.
+        """
+        for attempt in range(attempts):
+            if attempt:
+                # the more have met, the longer they part
+                time.sleep(random.random() * min(0.0001 * 2**attempt, 0.05))
+            txn = self.begin()
+            try:
+                result = work(txn)
+                if txn.active:
+                    txn.commit()
+                return result
+            except ConflictError:
+                continue
+            except Exception:
+                if not txn.active or txn.is_current():
+                    raise
+            finally:
+                txn.rollback()
+        raise ConflictError
+
+    def forget(self, txn: Transaction) -> None:
+        """Note that a transaction has ended."""
+        self._transactions.discard(txn)
 
     def checkpoint(self) -> None:
         """Write all changed pages, so that there is less to replay after a crash.
@@ -301,6 +353,8 @@ class Database:
             worker = self._workers.close()
             if self._frozen is not None:
                 self._frozen.close()
+            for txn in list(self._transactions):
+                txn.rollback()
             code = lib.exdb_shutdown(worker.handle)
             page = worker.error_page
             lib.exdb_close(self._handle)

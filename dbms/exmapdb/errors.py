@@ -7,6 +7,7 @@ from typing import Final
 __all__ = [
     "BackendUnavailableError",
     "CommitUnknownError",
+    "ConflictError",
     "CorruptLogError",
     "CorruptPageError",
     "DatabaseClosedError",
@@ -27,6 +28,7 @@ __all__ = [
     "SchemaError",
     "StorageError",
     "TableExistsError",
+    "TransactionEndedError",
     "TransactionTooLargeError",
     "TruncatedDatabaseError",
     "from_code",
@@ -45,6 +47,20 @@ class DatabaseClosedError(ExmapdbError):
 
     def __init__(self) -> None:
         super().__init__("the database is closed: open it again")
+
+
+class ConflictError(ExmapdbError):
+    """Another transaction has changed what this one has read: run it again (Database.run does)."""
+
+    def __init__(self) -> None:
+        super().__init__("another transaction has changed what this one has read: run it again")
+
+
+class TransactionEndedError(ExmapdbError):
+    """The transaction has been committed or rolled back."""
+
+    def __init__(self) -> None:
+        super().__init__("the transaction has ended: begin another one")
 
 
 class SchemaError(ExmapdbError, ValueError):

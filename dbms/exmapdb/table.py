@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exmapdb._core import ffi, lib
-from exmapdb.column import Batch, Column, from_python, to_python
+from exmapdb.buffers import RowBuffer, ScanBuffer
+from exmapdb.column import Batch, Column, from_python
 from exmapdb.errors import (
     DuplicateKeyError,
     InvalidValueError,
@@ -21,12 +23,13 @@ from exmapdb.schema import ColumnType, Field, Schema
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
+    from exmapdb.transaction import Transaction
+    from exmapdb.workers import Worker
 
 __all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "make_layout"]
 
 BATCH_ROWS = 8192
 PREFETCH_PAGES = 64
-TEXT_BYTES = 16  # what a text is expected to need; a scan's batch ends where they do not suffice
 
 Key = object | tuple[object, ...]
 
@@ -36,13 +39,6 @@ _PUT: dict[ColumnType, Any] = {
     ColumnType.INT64: lib.exdb_key_put_int64,
     ColumnType.TIMESTAMP: lib.exdb_key_put_int64,
     ColumnType.FLOAT64: lib.exdb_key_put_float64,
-}
-_C_ARRAY: dict[ColumnType, str] = {
-    ColumnType.INT32: "int32_t[1]",
-    ColumnType.DATE: "int32_t[1]",
-    ColumnType.INT64: "int64_t[1]",
-    ColumnType.TIMESTAMP: "int64_t[1]",
-    ColumnType.FLOAT64: "double[1]",
 }
 
 
@@ -56,88 +52,18 @@ def make_layout(schema: Schema) -> Any:
     return ffi.gc(layout, lib.exdb_layout_free)
 
 
-class RowBuffer:
-    """One row's worth of vectors, for `get`; belongs to one worker of the database."""
-
-    __slots__ = ("_cells", "key", "vectors")
-
-    def __init__(self, fields: Sequence[Field]) -> None:
-        self.key = ffi.new("struct exdb_key *")
-        self.vectors = ffi.new("struct exdb_vector[]", len(fields))
-        self._cells: list[tuple[str, Any, Any, Any, Callable[[Any], Any] | None]] = []
-        for field, vector in zip(fields, self.vectors, strict=True):
-            valid = ffi.new("uint8_t[1]")
-            offsets = ffi.NULL
-            if field.type is ColumnType.TEXT:
-                values, offsets = ffi.new("char[]", lib.EXDB_ROW_MAX), ffi.new("int32_t[2]")
-                vector.capacity = lib.EXDB_ROW_MAX
-            else:
-                values = ffi.new(_C_ARRAY[field.type])
-            vector.values, vector.valid, vector.offsets = values, valid, offsets
-            self._cells.append((field.name, values, valid, offsets, to_python(field.type)))
-
-    def to_row(self) -> dict[str, Any]:
-        """Return what the vectors hold as Python's values."""
-        row: dict[str, Any] = {}
-        for name, values, valid, offsets, convert in self._cells:
-            if not valid[0]:
-                row[name] = None
-            elif offsets:
-                row[name] = ffi.unpack(values, offsets[1]).decode()
-            else:
-                row[name] = values[0] if convert is None else convert(values[0])
-        return row
-
-
-class ScanBuffer:
-    """The memory that a scan's next batch is decoded into; each batch gets a new one."""
-
-    def __init__(self, fields: Sequence[Field], wanted: frozenset[str], rows: int) -> None:
-        self.vectors = ffi.new("struct exdb_vector[]", len(fields))
-        self._columns: list[tuple[Field, Any, Any, Any]] = []
-        self._keep: list[Any] = []
-        for field, vector in zip(fields, self.vectors, strict=True):
-            if field.name not in wanted:
-                continue
-            valid = np.empty(rows, np.bool_) if field.nullable else None
-            offsets = None
-            if field.type is ColumnType.TEXT:
-                values = np.empty(max(rows * TEXT_BYTES, lib.EXDB_ROW_MAX), np.uint8)
-                offsets = np.zeros(rows + 1, np.int32)
-                vector.capacity = len(values)
-                vector.offsets = self._pin("int32_t[]", offsets)
-            else:
-                values = np.empty(rows, field.type.storage)
-            vector.values = self._pin("char[]", values)
-            if valid is not None:
-                vector.valid = self._pin("uint8_t[]", valid)
-            self._columns.append((field, values, valid, offsets))
-
-    def _pin(self, kind: str, array: Any) -> Any:
-        self._keep.append(ffi.from_buffer(kind, array))
-        return self._keep[-1]
-
-    def to_batch(self, rows: int, names: Sequence[str]) -> Batch:
-        """Return the first rows as columns that share this memory."""
-        columns = {}
-        for field, values, valid, offsets in self._columns:
-            used = None if valid is None or valid[:rows].all() else valid[:rows]
-            if offsets is None:
-                columns[field.name] = Column(field.type, values[:rows], used)
-            else:
-                ends = offsets[: rows + 1]
-                columns[field.name] = Column(field.type, values[: ends[-1]], used, ends)
-        return Batch({name: columns[name] for name in names}, rows)
-
-
 class Table:
-    """A table of an open database; made by Database.create_table and Database.table.
+    """A table of an open database, or of a transaction: Database.table, Transaction.table.
 
-    May be used by several threads at a time.  Each call that changes rows is a transaction.
+    That of a database may be used by several threads at a time; each call that changes rows is a
+    transaction.  That of a transaction sees what the transaction has written.
     """
 
-    def __init__(self, database: Database, name: str, schema: Schema, tree: int) -> None:
+    def __init__(
+        self, database: Database, name: str, schema: Schema, tree: int, txn: Transaction | None = None
+    ) -> None:
         self._database = database
+        self._txn = txn
         self._name = name
         self._schema = schema
         self._tree = tree
@@ -149,6 +75,10 @@ class Table:
     def name(self) -> str:
         """Return the table's name."""
         return self._name
+
+    def within(self, txn: Transaction) -> Table:
+        """Return the same table as the transaction sees it."""
+        return Table(self._database, self._name, self._schema, self._tree, txn)
 
     @property
     def schema(self) -> Schema:
@@ -170,14 +100,39 @@ class Table:
         given = columns.columns if isinstance(columns, Batch) else columns
         vectors, keep, rows = self._input(given)
         failed = ffi.new("uint64_t *")
-        with self._database.worker() as worker:
+        with self._session() as (worker, txn):
             code = lib.exdb_table_insert(
-                worker.handle, self._layout, self._tree, vectors, rows, replace, failed
+                worker.handle, txn, self._layout, self._tree, vectors, rows, replace, failed
             )
             del keep
             if code:
                 self._raise(code, worker.error_page, failed[0])
         return rows
+
+    def upsert(self, row: Mapping[str, Any]) -> None:
+        """Insert one row, or replace the one with its key."""
+        self.insert(row, replace=True)
+
+    def update(self, key: Key, changes: Mapping[str, Any]) -> bool:
+        """Change some columns of the row with this key; return whether there is one.
+
+        Raises SchemaError if a column of the key, or none of the table, is named; ConflictError in a
+        transaction when it commits; what insert raises.
+        """
+        wrong = (set(changes) & set(self._schema.key)) | (set(changes) - set(self._schema.names))
+        if wrong:
+            raise SchemaError(f"update cannot set {', '.join(sorted(wrong))} of {self._name!r}")
+        if self._txn is None:
+            return self._database.run(lambda txn: self.within(txn).update(key, changes))
+        row = self.get(key)
+        if row is None:
+            return False
+        self.upsert(row | dict(changes))
+        return True
+
+    def get_many(self, keys: Iterable[Key]) -> list[dict[str, Any] | None]:
+        """Return what `get` does for each key; see scan for whole ranges."""
+        return [self.get(key) for key in keys]
 
     def insert(self, row: Mapping[str, Any], replace: bool = False) -> None:
         """Insert one row; slow, see insert_many."""
@@ -198,8 +153,8 @@ class Table:
             raise SchemaError(f"not the key of {self._name!r}: {', '.join(sorted(unknown | missing))}")
         vectors, keep, rows = self._input({name: given[name] for name in self._schema.key}, key_only=True)
         deleted = ffi.new("uint64_t *")
-        with self._database.worker() as worker:
-            code = lib.exdb_table_delete(worker.handle, self._layout, self._tree, vectors, rows, deleted)
+        with self._session() as (worker, txn):
+            code = lib.exdb_table_delete(worker.handle, txn, self._layout, self._tree, vectors, rows, deleted)
             del keep
             if code:
                 self._raise(code, worker.error_page, 0)
@@ -221,12 +176,14 @@ class Table:
         parts = key if isinstance(key, tuple) else (key,)
         if len(parts) != len(self._key_types):
             raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {key!r}")
-        with self._database.worker() as worker:
+        with self._session() as (worker, txn):
             buffer = self._buffers.get(worker.index)
             if buffer is None:
                 buffer = self._buffers[worker.index] = RowBuffer(self._schema.fields)
             self._encode(buffer.key, parts)
-            code = lib.exdb_table_get(worker.handle, self._layout, self._tree, buffer.key, buffer.vectors)
+            code = lib.exdb_table_get(
+                worker.handle, txn, self._layout, self._tree, buffer.key, buffer.vectors
+            )
             if code == -errno.ENOENT:
                 return None
             if code:
@@ -254,7 +211,8 @@ class Table:
         if unknown or not 0 <= prefetch <= PREFETCH_PAGES or batch_rows < 1:
             raise SchemaError(f"no columns {sorted(unknown)}, or prefetch or batch_rows out of range")
         bounds = [ffi.NULL if bound is None else self._key(bound) for bound in (low, high)]
-        scan = lib.exdb_scan_new(self._layout, self._tree, *bounds, prefetch, reverse)
+        with self._session() as (_, txn):
+            scan = lib.exdb_scan_new(txn, self._layout, self._tree, *bounds, prefetch, reverse)
         if not scan:
             raise self._database.error(-errno.ENOMEM, 0)
         return self._batches(ffi.gc(scan, lib.exdb_scan_free), names, batch_rows)
@@ -266,13 +224,23 @@ class Table:
     def _batches(self, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
         while True:
             buffer = ScanBuffer(self._schema.fields, frozenset(names), batch_rows)
-            with self._database.worker() as worker:
+            with self._session() as (worker, _):
                 rows = lib.exdb_scan_next(worker.handle, scan, buffer.vectors, batch_rows)
                 if rows < 0:
                     raise self._database.error(rows, worker.error_page)
             if not rows:
                 return
             yield buffer.to_batch(rows, names)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[tuple[Worker, Any]]:
+        """Lend a channel into the native core, and the transaction's handle, or NULL."""
+        if self._txn is None:
+            with self._database.worker() as worker:
+                yield worker, ffi.NULL
+        else:
+            with self._txn.session() as pair:
+                yield pair
 
     def _key(self, bound: Key) -> Any:
         parts = bound if isinstance(bound, tuple) else (bound,)

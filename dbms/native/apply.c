@@ -141,10 +141,10 @@ int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t
 		size_t seen = run.n;
 
 		*leaves += 2;
-		if (run.kind != OP_CREATE)
-			ret = root ? btree_probe(w, root, run.entries, run.n,
-						 run.kind == OP_INSERT, &seen, leaves) :
-				     -EUCLEAN;
+		/* a tree without a root is one that these operations create */
+		if (root)
+			ret = btree_probe(w, root, run.entries, run.n, run.kind == OP_INSERT, &seen,
+					  leaves);
 		*op += seen;
 		if (ret < 0)
 			return ret;

@@ -20,6 +20,7 @@
 #include "disk.h"
 #include "exdb.h"
 #include "exmap_user.h"
+#include "history.h"
 #include "log.h"
 #include "map.h"
 #include "page.h"
@@ -83,6 +84,8 @@ struct exdb_worker {
  * @checkpoint: the last one that was completed; under @checkpointing
  * @checkpoints: that were made
  * @commits: transactions
+ * @seq: the number of the last one; written under @commit
+ * @history: for those that are running
  * @recovered: transactions that were replayed at open
  * @failed: the first error after which nothing may change any more, or 0
  * @failed_page: the page it was about
@@ -120,6 +123,8 @@ struct exdb {
 	struct meta_state checkpoint;
 	uint64_t checkpoints;
 	uint64_t commits;
+	uint64_t seq;
+	struct history history;
 	uint64_t recovered;
 	int failed;
 	uint64_t failed_page;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "commit.h"
+#include "txn.h"
 
 void op_list_free(struct op_list *ops)
 {
@@ -119,12 +119,16 @@ static int validate(struct exdb_worker *w, const struct op_list *ops, size_t *op
 
 /* The commit lock is held. */
 static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
-			 struct commit_result *result, uint64_t *end)
+			 const struct exdb_txn *txn, struct commit_result *result, uint64_t *end)
 {
 	struct exdb *db = w->db;
-	int ret = validate(w, ops, &result->op);
+	int ret = txn ? txn_validate(txn) : 0;
 
-	if (ret)
+	if (!ret)
+		ret = validate(w, ops, &result->op);
+	*end = log_tail(&db->log);
+	/* who has read what is not on the disk yet waits for it as well */
+	if (ret || !ops->size)
 		return ret;
 	ret = log_append(&db->log, ops->bytes, ops->size, end);
 	if (ret) {
@@ -136,6 +140,8 @@ static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
 		checkpoint_fail(db, ret, w->error_page);
 		return -ENOTRECOVERABLE;
 	}
+	history_add(db, ops);
+	__atomic_store_n(&db->seq, db->seq + 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&db->commits, db->commits + 1, __ATOMIC_RELAXED);
 	return 0;
 }
@@ -147,7 +153,8 @@ static void count_committer(struct log *log, int change)
 	pthread_mutex_unlock(&log->lock);
 }
 
-int commit(struct exdb_worker *w, const struct op_list *ops, struct commit_result *result)
+int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_txn *txn,
+	   struct commit_result *result)
 {
 	struct exdb *db = w->db;
 	uint64_t end;
@@ -156,11 +163,11 @@ int commit(struct exdb_worker *w, const struct op_list *ops, struct commit_resul
 	*result = (struct commit_result){ 0 };
 	if (ops->size > log_record_max(&db->log))
 		return -E2BIG;
-	ret = lock_with_room(w, ops->size);
+	ret = ops->size ? lock_with_room(w, ops->size) : pthread_mutex_lock(&db->commit);
 	if (ret)
 		return ret;
 	count_committer(&db->log, 1);
-	ret = log_and_apply(w, ops, result, &end);
+	ret = log_and_apply(w, ops, txn, result, &end);
 	pthread_mutex_unlock(&db->commit);
 	if (!ret && db->level != EXDB_ASYNC) {
 		ret = log_wait(&db->log, end);

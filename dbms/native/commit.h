@@ -59,11 +59,12 @@ struct commit_result {
 };
 
 /*
- * Validate, log and apply the operations, and wait as long as db->level says.  Those
+ * Validate (also what @txn has read, if there is one), log and apply the operations, and wait as long as db->level says.  Those
  * of one tree and kind that follow each other should be sorted by key.  -EEXIST: an
  * insert found its key; nothing has changed then.
  */
-int commit(struct exdb_worker *w, const struct op_list *ops, struct commit_result *result);
+int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_txn *txn,
+	   struct commit_result *result);
 
 /* The root of a tree that there is. */
 static inline uint64_t tree_root(const struct exdb *db, uint32_t tree)

@@ -14,6 +14,7 @@
  *			read-only: open it again
  *	-ENOTRECOVERABLE this call was that error, after its record had gone to
  *			the log: whether it counts is known when it is opened again
+ *	-ECANCELED	the transaction has read what another one has changed since
  *	-E2BIG		the transaction is too large for the log
  *	-ENOBUFS	every frame of the pool is latched
  *	-ENOSPC		the region, or the disk, is full
@@ -38,6 +39,7 @@ struct exdb_worker;
 struct exdb_layout;
 struct exdb_scan;
 struct exdb_freeze;
+struct exdb_txn;
 
 enum exdb_type {
 	EXDB_INT32 = 1,
@@ -168,16 +170,31 @@ int exdb_key_put_int64(struct exdb_key *key, int64_t value);
 int exdb_key_put_float64(struct exdb_key *key, double value);
 int exdb_key_put_text(struct exdb_key *key, const uint8_t *text, uint32_t length);
 
-int exdb_table_create(struct exdb_worker *w, uint32_t *tree);
-int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
+/*
+ * A transaction of several calls; one thread at a time uses it, and its database
+ * outlives it.  Commit tells whether it counts, and end gives it back either way.
+ */
+int exdb_txn_begin(struct exdb_worker *w, struct exdb_txn **out);
+int exdb_txn_commit(struct exdb_worker *w, struct exdb_txn *txn);
+/* 0, or -ECANCELED if commit would say so now. */
+int exdb_txn_check(struct exdb_worker *w, const struct exdb_txn *txn);
+void exdb_txn_end(struct exdb_txn *txn);
+uint64_t exdb_txn_savepoint(const struct exdb_txn *txn);
+/* Forget what was written since the savepoint; what was read since stays read. */
+int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint);
+
+/* The calls on tables: @txn is NULL for a transaction of its own. */
+int exdb_table_create(struct exdb_txn *txn, uint32_t *tree);
+int exdb_table_insert(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, bool replace,
 		      uint64_t *row);
-int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
+int exdb_table_delete(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted);
-int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
+int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		   const struct exdb_key *key, struct exdb_vector *columns);
 
-struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint32_t tree,
+/* A scan of a transaction ends before it does. */
+struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 				const struct exdb_key *low, const struct exdb_key *high,
 				uint32_t prefetch, bool reverse);
 void exdb_scan_free(struct exdb_scan *scan);

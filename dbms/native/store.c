@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
-#include "commit.h"
+#include "txn.h"
 
 #define SLACK_MAX	4096u
 
@@ -241,6 +241,7 @@ void exdb_close(struct exdb *db)
 	if (db->ex)
 		exmap_close(db->ex);
 	checkpoint_drop_saved(db);
+	history_free(db);
 	free(db->frames);
 	destroy_locks(db);
 	free(db);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-/* Tables: trees of rows, filled and read in batches of columns. */
+/* Tables: trees of rows, filled in batches of columns. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "commit.h"
 #include "key.h"
 #include "row.h"
+#include "txn.h"
 
 /* Where an encoded row is: the entries' bytes move while the batch grows. */
 struct batch_row {
@@ -142,21 +142,9 @@ static void sort_entries(struct batch *batch, uint64_t n)
 	}
 }
 
-int exdb_table_create(struct exdb_worker *w, uint32_t *tree)
+int exdb_table_create(struct exdb_txn *txn, uint32_t *tree)
 {
-	const struct btree_entry none = { 0 };
-	struct op_list ops = { 0 };
-	struct commit_result result;
-	int ret;
-
-	*tree = __atomic_fetch_add(&w->db->next_tree, 1, __ATOMIC_RELAXED);
-	if (*tree >= EXDB_TREES_MAX)
-		return -ENOSPC;
-	ret = op_list_add(&ops, OP_CREATE, *tree, &none);
-	if (!ret)
-		ret = commit(w, &ops, &result);
-	op_list_free(&ops);
-	return ret;
+	return txn_create_tree(txn, tree);
 }
 
 /* One transaction for all entries. */
@@ -177,13 +165,75 @@ static int commit_entries(struct exdb_worker *w, enum op_kind kind, uint32_t tre
 			ret = op_list_add(&ops, kind, tree, &entries[i]);
 	}
 	if (!ret)
-		ret = commit(w, &ops, result);
+		ret = commit(w, &ops, NULL, result);
 	op_list_free(&ops);
 	return ret;
 }
 
+static int see_nothing(void *arg, const struct btree_row *row)
+{
+	(void)arg;
+	(void)row;
+	return 0;
+}
+
+/* Whether the transaction sees a row with this key: 1, 0, or -errno. */
+static int sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+		const struct btree_entry *entry)
+{
+	const struct own *own = txn_own(txn, tree, entry->key, entry->key_length);
+	const uint64_t root = tree_root(w->db, tree);
+	struct exdb_key key = { .length = entry->key_length };
+	int ret;
+
+	if (own)
+		return own->state == OWN_PUT;
+	ret = txn_read_key(txn, tree, entry->key, entry->key_length);
+	if (ret || !root)
+		return ret;
+	memcpy(key.bytes, entry->key, entry->key_length);
+	ret = btree_lookup(w, root, &key, see_nothing, NULL);
+	return ret == -ENOENT ? 0 : ret < 0 ? ret : 1;
+}
+
+/* The transaction's own copy of what commit_entries would do. */
+static int write_entries(struct exdb_worker *w, struct exdb_txn *txn, enum op_kind kind,
+			 uint32_t tree, const struct btree_entry *entries, uint64_t n,
+			 struct commit_result *result)
+{
+	const uint64_t savepoint = exdb_txn_savepoint(txn);
+	const enum own_state state = kind == OP_DELETE ? OWN_DELETED : OWN_PUT;
+	int ret = 0;
+
+	*result = (struct commit_result){ 0 };
+	for (; result->op < n && !ret; result->op += !ret) {
+		const struct btree_entry *entry = &entries[result->op];
+
+		if (kind != OP_PUT)
+			ret = sees(w, txn, tree, entry);
+		if (ret > 0 && kind == OP_INSERT)
+			ret = -EEXIST;
+		if (ret >= 0) {
+			result->removed += ret;
+			ret = txn_write(txn, state, tree, entry);
+		}
+	}
+	if (ret)
+		exdb_txn_rollback(txn, savepoint);
+	return ret;
+}
+
+static int change_entries(struct exdb_worker *w, struct exdb_txn *txn, enum op_kind kind,
+			  uint32_t tree, const struct btree_entry *entries, uint64_t n,
+			  struct commit_result *result)
+{
+	if (txn)
+		return write_entries(w, txn, kind, tree, entries, n, result);
+	return commit_entries(w, kind, tree, entries, n, result);
+}
+
 /* Atomic.  *row is the one that an error is about. */
-int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
+int exdb_table_insert(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, bool replace,
 		      uint64_t *row)
 {
@@ -205,7 +255,8 @@ int exdb_table_insert(struct exdb_worker *w, const struct exdb_layout *layout, u
 			goto out;
 	}
 	sort_entries(&batch, rows);
-	ret = commit_entries(w, replace ? OP_PUT : OP_INSERT, tree, batch.entries, rows, &result);
+	ret = change_entries(w, txn, replace ? OP_PUT : OP_INSERT, tree, batch.entries, rows,
+			     &result);
 	*row = result.op < rows ? batch.entries[result.op].row : 0;
 out:
 	batch_free(&batch);
@@ -213,7 +264,7 @@ out:
 }
 
 /* Atomic.  *deleted counts the keys that were there. */
-int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
+int exdb_table_delete(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted)
 {
 	struct commit_result result = { 0 };
@@ -233,94 +284,10 @@ int exdb_table_delete(struct exdb_worker *w, const struct exdb_layout *layout, u
 		ret = encode_key(&batch, layout, columns, i);
 	if (!ret) {
 		sort_entries(&batch, rows);
-		ret = commit_entries(w, OP_DELETE, tree, batch.entries, rows, &result);
+		ret = change_entries(w, txn, OP_DELETE, tree, batch.entries, rows, &result);
 	}
 	*deleted = result.removed;
 	batch_free(&batch);
 	return ret;
 }
 
-/* Rows on their way out of a tree. */
-struct sink {
-	const struct exdb_layout *layout;
-	struct exdb_vector *columns;
-	uint64_t rows;
-	uint64_t room;
-};
-
-static int take_row(void *arg, const struct btree_row *row)
-{
-	struct sink *sink = arg;
-	int ret;
-
-	if (sink->rows == sink->room)
-		return 1;
-	ret = row_decode(sink->layout, row, sink->columns, sink->rows);
-	sink->rows += !ret;
-	return ret;
-}
-
-int exdb_table_get(struct exdb_worker *w, const struct exdb_layout *layout, uint32_t tree,
-		   const struct exdb_key *key, struct exdb_vector *columns)
-{
-	struct sink sink = { .layout = layout, .columns = columns, .room = 1 };
-	int ret = btree_lookup(w, tree_root(w->db, tree), key, take_row, &sink);
-
-	return ret == 1 ? -EMSGSIZE : ret;
-}
-
-/**
- * struct exdb_scan - a scan of a table
- * @layout: of the table
- * @tree: its rows
- * @cursor: where it is
- */
-struct exdb_scan {
-	const struct exdb_layout *layout;
-	uint32_t tree;
-	struct btree_cursor cursor;
-};
-
-struct exdb_scan *exdb_scan_new(const struct exdb_layout *layout, uint32_t tree,
-				const struct exdb_key *low, const struct exdb_key *high,
-				uint32_t prefetch, bool reverse)
-{
-	struct exdb_scan *scan = calloc(1, sizeof(*scan));
-
-	if (!scan)
-		return NULL;
-	scan->layout = layout;
-	scan->tree = tree;
-	scan->cursor.prefetch = prefetch;
-	scan->cursor.reverse = reverse;
-	if (low)
-		scan->cursor.low = *low;
-	if (high) {
-		scan->cursor.high = *high;
-		scan->cursor.bounded = true;
-	}
-	return scan;
-}
-
-void exdb_scan_free(struct exdb_scan *scan)
-{
-	free(scan);
-}
-
-/* Up to @rows rows; 0 at the end; -EMSGSIZE if not even one finds room. */
-long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
-		    uint64_t rows)
-{
-	struct sink sink = { .layout = scan->layout, .columns = columns, .room = rows };
-	int ret;
-
-	scan->cursor.root = tree_root(w->db, scan->tree);
-	if (scan->cursor.prefetch > w->db->prefetch)
-		scan->cursor.prefetch = w->db->prefetch;
-	ret = btree_scan(w, &scan->cursor, take_row, &sink);
-	if (ret)
-		return ret;
-	if (!sink.rows && !scan->cursor.done)
-		return -EMSGSIZE;
-	return sink.rows;
-}

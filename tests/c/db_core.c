@@ -86,8 +86,8 @@ static void insert_batch(const struct share *share, const int64_t *keys, unsigne
 
 	for (i = 0; i < n; i++)
 		offsets[i + 1] = offsets[i] + text_of(keys[i], texts + offsets[i]);
-	CHECK(!exdb_table_insert(share->w, share->layout, share->tree, columns, n, false, &row));
-	CHECK(exdb_table_insert(share->w, share->layout, share->tree, columns, n, false, &row) ==
+	CHECK(!exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, n, false, &row));
+	CHECK(exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, n, false, &row) ==
 	      -EEXIST);
 }
 
@@ -96,9 +96,9 @@ static void delete_batch(const struct share *share, const int64_t *keys, unsigne
 	const struct exdb_vector columns[2] = { { .values = (void *)keys } };
 	uint64_t deleted;
 
-	CHECK(!exdb_table_delete(share->w, share->layout, share->tree, columns, n, &deleted));
+	CHECK(!exdb_table_delete(share->w, NULL, share->layout, share->tree, columns, n, &deleted));
 	CHECK(deleted == n);
-	CHECK(!exdb_table_delete(share->w, share->layout, share->tree, columns, n, &deleted));
+	CHECK(!exdb_table_delete(share->w, NULL, share->layout, share->tree, columns, n, &deleted));
 	CHECK(!deleted);
 }
 
@@ -116,7 +116,7 @@ static int look_up(const struct share *share, int64_t key)
 
 	exdb_key_clear(&bytes);
 	CHECK(!exdb_key_put_int64(&bytes, key));
-	ret = exdb_table_get(share->w, share->layout, share->tree, &bytes, columns);
+	ret = exdb_table_get(share->w, NULL, share->layout, share->tree, &bytes, columns);
 	if (ret)
 		return ret;
 	CHECK(id == key);
@@ -171,7 +171,7 @@ static void scan_all(const struct share *share, int64_t rows, bool reverse)
 {
 	int64_t ids[37], seen = 0, n, i;
 	struct exdb_vector columns[2] = { { .values = ids } };
-	struct exdb_scan *scan = exdb_scan_new(share->layout, share->tree, NULL, NULL, 64, reverse);
+	struct exdb_scan *scan = exdb_scan_new(NULL, share->layout, share->tree, NULL, NULL, 64, reverse);
 
 	CHECK(scan);
 	while ((n = exdb_scan_next(share->w, scan, columns, 37)) > 0)
@@ -201,6 +201,7 @@ int main(int argc, char **argv)
 	struct share shares[THREADS] = { 0 };
 	struct exdb_stats stats;
 	struct exdb_layout *layout;
+	struct exdb_txn *txn;
 	struct exdb *db;
 	unsigned int seed, threads, i;
 	int64_t rows, *keys, k;
@@ -221,7 +222,10 @@ int main(int argc, char **argv)
 	layout = exdb_layout_new(2, types, 1, &key);
 	CHECK(layout);
 	db = open_db(argv[1], threads, true, &fd);
-	CHECK(!exdb_table_create(exdb_worker_at(db, 0), &tree));
+	CHECK(!exdb_txn_begin(exdb_worker_at(db, 0), &txn));
+	CHECK(!exdb_table_create(txn, &tree));
+	CHECK(!exdb_txn_commit(exdb_worker_at(db, 0), txn));
+	exdb_txn_end(txn);
 	for (i = 0; i < threads; i++) {
 		shares[i] = (struct share){
 			.w = exdb_worker_at(db, i),

@@ -199,7 +199,7 @@ static void *run(void *arg)
 
 		for (i = 0; i < PART; i++)
 			add_op(&ops, writer->index, number, i);
-		CHECK(!commit(writer->w, &ops, &result));
+		CHECK(!commit(writer->w, &ops, NULL, &result));
 		op_list_free(&ops);
 		record((struct event){
 			.kind = EVENT_ACK, .begin = writer->index, .number = number });
@@ -333,6 +333,17 @@ static void forget_events(void)
 		free(events[--nr_events].data);
 }
 
+static void make_tree(struct exdb *db)
+{
+	struct exdb_worker *w = exdb_worker_at(db, 0);
+	struct exdb_txn *txn;
+
+	CHECK(!exdb_txn_begin(w, &txn));
+	CHECK(!exdb_table_create(txn, &tree));
+	CHECK(!exdb_txn_commit(w, txn));
+	exdb_txn_end(txn);
+}
+
 /* One run; the first one makes the database. */
 static size_t live(const char *path, const uint64_t *last, unsigned int commits, bool create)
 {
@@ -344,7 +355,7 @@ static size_t live(const char *path, const uint64_t *last, unsigned int commits,
 	recording = true;
 	db = open_db(path, create, &fd);
 	if (create)
-		CHECK(!exdb_table_create(exdb_worker_at(db, 0), &tree));
+		make_tree(db);
 	first = create ? nr_events : 1;
 	work(db, last, commits);
 	checkpoints += db->checkpoints;

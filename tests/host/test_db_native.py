@@ -89,7 +89,7 @@ def test_tree_survives_failing_reads_and_writes(tmp_path: Path, period: int) -> 
 @pytest.fixture(scope="module")
 def power_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("power") / "db_power"
-    wrap = f"{WRAP_DISK},--wrap=disk_write_bytes,--wrap=disk_sync"
+    wrap = "-Wl,--wrap=disk_write,--wrap=disk_write_bytes,--wrap=disk_sync"
     return build(target, ROOT / "tests/c/db_power.c", *ADDRESS, wrap)
 
 

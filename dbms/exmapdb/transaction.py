@@ -1,0 +1,129 @@
+"""Transactions of several calls."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from exmapdb._core import ffi, lib
+from exmapdb.errors import ConflictError, TransactionEndedError
+from exmapdb.schema import Field, Schema
+from exmapdb.table import Table, make_layout
+
+if TYPE_CHECKING:
+    from exmapdb.database import Database
+    from exmapdb.workers import Worker
+
+__all__ = ["Transaction"]
+
+
+class Transaction:
+    """A serializable transaction; a context manager that commits, or rolls back after an error.
+
+    What it writes is seen by itself alone until it commits.  It never waits for another one: if what it
+    has read was changed by one that committed since, its commit raises ConflictError, and it should be run
+    again; Database.run does that.  Until then it may have read from before and after such a change.
+    Made by Database.begin.
+    """
+
+    def __init__(self, database: Database, handle: Any) -> None:
+        self._database = database
+        self._handle = handle
+        # a transaction is one thread's at a time
+        self._lock = threading.RLock()
+        self._tables: dict[str, Table] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.rollback()
+        elif self.active:
+            self.commit()
+
+    @property
+    def active(self) -> bool:
+        """Return whether it has neither been committed nor rolled back."""
+        return self._handle is not None
+
+    def table(self, name: str) -> Table:
+        """Return a table as the transaction sees it. NoSuchTableError."""
+        if name not in self._tables:
+            self._tables[name] = self._database.find_table(name, self)
+        return self._tables[name]
+
+    def create_table(
+        self, name: str, schema: dict[str, str] | list[Field], key: str | tuple[str, ...]
+    ) -> Table:
+        """Make a table; it is there for others once this has committed. See Database.create_table."""
+        checked = Schema.of(schema, key)
+        make_layout(checked)
+        tree = self._database.catalog.create(self, name, checked)
+        self._tables[name] = Table(self._database, name, checked, tree, self)
+        return self._tables[name]
+
+    def create_tree(self) -> int:
+        """Return the number of a new tree, which will be there once this has committed."""
+        tree = ffi.new("uint32_t *")
+        with self.session() as (_, handle):
+            code = lib.exdb_table_create(handle, tree)
+        if code:
+            raise self._database.error(code, 0)
+        return int(tree[0])
+
+    def savepoint(self) -> int:
+        """Return what rollback_to takes to forget all that is written from now on."""
+        with self.session() as (_, handle):
+            return int(lib.exdb_txn_savepoint(handle))
+
+    def rollback_to(self, savepoint: int) -> None:
+        """Forget what was written since the savepoint; later ones are void. ValueError for such a one."""
+        with self.session() as (_, handle):
+            if lib.exdb_txn_rollback(handle, savepoint):
+                raise ValueError("the savepoint was rolled back")
+
+    def is_current(self) -> bool:
+        """Return whether all that was read is still as it was: if not, commit would fail."""
+        with self.session() as (worker, handle):
+            return not lib.exdb_txn_check(worker.handle, handle)
+
+    def commit(self) -> None:
+        """Make it count, as durably as the database was opened.
+
+        Raises ConflictError, TransactionTooLargeError, and what any change raises; it has ended then, too.
+        """
+        with self.session() as (worker, handle):
+            code = lib.exdb_txn_commit(worker.handle, handle)
+            page = worker.error_page
+            self._end()
+        if code == -errno.ECANCELED:
+            raise ConflictError
+        if code:
+            raise self._database.error(code, page)
+
+    def rollback(self) -> None:
+        """Forget all that it has written; does nothing if it has ended."""
+        with self._lock:
+            if self._handle is not None:
+                self._end()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[tuple[Worker, Any]]:
+        """Lend a channel into the native core, and the handle. TransactionEndedError."""
+        with self._lock:
+            if self._handle is None:
+                raise TransactionEndedError
+            with self._database.worker() as worker:
+                yield worker, self._handle
+
+    def _end(self) -> None:
+        handle, self._handle = self._handle, None
+        self._database.forget(self)
+        lib.exdb_txn_end(handle)

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "txn.h"
+
+#define CHUNK	65536u
+
+/* Memory that lives as long as the transaction. */
+struct chunk {
+	struct chunk *next;
+	size_t used;
+	size_t size;
+	uint8_t bytes[];
+};
+
+/* What a write has replaced. */
+struct undo {
+	struct own *own;
+	const uint8_t *value;
+	uint16_t value_length;
+	enum own_state state;
+};
+
+/* A key that was read, by its hash: two with the same hash conflict needlessly, no more. */
+struct point {
+	uint64_t hash;
+	uint64_t seq;
+};
+
+struct range {
+	uint32_t tree;
+	bool bounded;
+	uint64_t seq;
+	struct exdb_key low;
+	struct exdb_key high;
+};
+
+/**
+ * struct exdb_txn - a running transaction; one thread at a time uses it
+ * @db: its database
+ * @chunks: memory
+ * @head: before the first element of the skip list, with all levels
+ * @random: for the levels of the next one
+ * @undo: what rolls writes back, in their order
+ * @nr_undo: length
+ * @undo_room: allocated
+ * @points: an open hash table of keys that were read
+ * @nr_points: in it
+ * @points_size: of it, a power of two or 0
+ * @ranges: that were read
+ * @nr_ranges: length
+ * @ranges_room: allocated
+ * @first_seq: the least of all reads
+ * @trees: that it creates
+ * @nr_trees: length
+ */
+struct exdb_txn {
+	struct exdb *db;
+	struct chunk *chunks;
+	struct own *head;
+	uint32_t random;
+	struct undo *undo;
+	size_t nr_undo;
+	size_t undo_room;
+	struct point *points;
+	size_t nr_points;
+	size_t points_size;
+	struct range *ranges;
+	size_t nr_ranges;
+	size_t ranges_room;
+	uint64_t first_seq;
+	uint32_t trees[16];
+	unsigned int nr_trees;
+};
+
+static void *take(struct exdb_txn *txn, size_t size)
+{
+	struct chunk *chunk = txn->chunks;
+	size_t room = size > CHUNK ? size : CHUNK;
+	void *mem;
+
+	size = (size + 7) / 8 * 8;
+	if (!chunk || chunk->used + size > chunk->size) {
+		room = (room + 7) / 8 * 8;
+		chunk = malloc(sizeof(*chunk) + room);
+		if (!chunk)
+			return NULL;
+		*chunk = (struct chunk){ .next = txn->chunks, .size = room };
+		txn->chunks = chunk;
+	}
+	mem = chunk->bytes + chunk->used;
+	chunk->used += size;
+	return mem;
+}
+
+static const uint8_t *copy(struct exdb_txn *txn, const uint8_t *bytes, size_t size)
+{
+	uint8_t *mem = take(txn, size + 1);
+
+	if (mem && size)
+		memcpy(mem, bytes, size);
+	return mem;
+}
+
+static int grow(void *array, size_t *room, size_t nr, size_t size)
+{
+	void **at = array, *grown;
+
+	if (nr < *room)
+		return 0;
+	*room = *room ? 2 * *room : 64;
+	grown = realloc(*at, *room * size);
+	if (!grown)
+		return -ENOMEM;
+	*at = grown;
+	return 0;
+}
+
+int exdb_txn_begin(struct exdb_worker *w, struct exdb_txn **out)
+{
+	const size_t levels = TXN_LEVELS * sizeof(struct own *);
+	struct exdb_txn *txn = calloc(1, sizeof(*txn));
+
+	if (!txn)
+		return -ENOMEM;
+	txn->head = take(txn, sizeof(*txn->head) + levels);
+	if (!txn->head) {
+		free(txn);
+		return -ENOMEM;
+	}
+	memset(txn->head, 0, sizeof(*txn->head) + levels);
+	txn->db = w->db;
+	txn->random = 1;
+	txn->first_seq = UINT64_MAX;
+	pthread_mutex_lock(&w->db->commit);
+	history_enter(w->db);
+	pthread_mutex_unlock(&w->db->commit);
+	*out = txn;
+	return 0;
+}
+
+void exdb_txn_end(struct exdb_txn *txn)
+{
+	struct exdb *db = txn->db;
+
+	pthread_mutex_lock(&db->commit);
+	history_leave(db);
+	pthread_mutex_unlock(&db->commit);
+	while (txn->chunks) {
+		struct chunk *next = txn->chunks->next;
+
+		free(txn->chunks);
+		txn->chunks = next;
+	}
+	free(txn->undo);
+	free(txn->points);
+	free(txn->ranges);
+	free(txn);
+}
+
+static int compare_bytes(const uint8_t *a, unsigned int a_length, const uint8_t *b,
+			 unsigned int b_length)
+{
+	int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
+
+	return order ? order : (int)a_length - (int)b_length;
+}
+
+static int compare(const struct own *own, uint32_t tree, const uint8_t *key, unsigned int length)
+{
+	if (own->tree != tree)
+		return own->tree < tree ? -1 : 1;
+	return compare_bytes(own->key, own->key_length, key, length);
+}
+
+/* The last element less than the key, on each level. */
+static struct own *descend(const struct exdb_txn *txn, uint32_t tree, const uint8_t *key,
+			   unsigned int length, struct own **before)
+{
+	struct own *at = txn->head;
+	unsigned int level;
+
+	for (level = TXN_LEVELS; level-- > 0;) {
+		while (at->next[level] && compare(at->next[level], tree, key, length) < 0)
+			at = at->next[level];
+		if (before)
+			before[level] = at;
+	}
+	return at;
+}
+
+const struct own *txn_find(const struct exdb_txn *txn, uint32_t tree, const uint8_t *key,
+			   unsigned int length, bool after)
+{
+	const struct own *own = descend(txn, tree, key, length, NULL)->next[0];
+
+	if (after && own && !compare(own, tree, key, length))
+		own = own->next[0];
+	while (own && own->tree == tree && own->state == OWN_NONE)
+		own = own->next[0];
+	return own && own->tree == tree ? own : NULL;
+}
+
+const struct own *txn_find_before(const struct exdb_txn *txn, uint32_t tree, const uint8_t *key,
+				  unsigned int length)
+{
+	const struct own *own;
+
+	own = key ? descend(txn, tree, key, length, NULL) :
+		    descend(txn, tree + 1, (const uint8_t *)"", 0, NULL);
+	while (own != txn->head && own->tree == tree && own->state == OWN_NONE)
+		own = own->prev;
+	return own != txn->head && own->tree == tree ? own : NULL;
+}
+
+const struct own *txn_own(const struct exdb_txn *txn, uint32_t tree, const uint8_t *key,
+			  unsigned int length)
+{
+	const struct own *own = descend(txn, tree, key, length, NULL)->next[0];
+
+	return own && !compare(own, tree, key, length) && own->state != OWN_NONE ? own : NULL;
+}
+
+static unsigned int choose_levels(struct exdb_txn *txn)
+{
+	unsigned int levels = 1;
+
+	/* xorshift; each level has a quarter of the one below */
+	txn->random ^= txn->random << 13;
+	txn->random ^= txn->random >> 17;
+	txn->random ^= txn->random << 5;
+	while (levels < TXN_LEVELS && !(txn->random >> 2 * levels & 3))
+		levels++;
+	return levels;
+}
+
+static struct own *add(struct exdb_txn *txn, struct own **before, uint32_t tree,
+		       const struct btree_entry *entry)
+{
+	unsigned int i, levels = choose_levels(txn);
+	struct own *own = take(txn, sizeof(*own) + levels * sizeof(*own->next));
+
+	if (!own)
+		return NULL;
+	*own = (struct own){
+		.prev = before[0],
+		.key = copy(txn, entry->key, entry->key_length),
+		.tree = tree,
+		.key_length = entry->key_length,
+	};
+	if (!own->key)
+		return NULL;
+	for (i = 0; i < levels; i++) {
+		own->next[i] = before[i]->next[i];
+		before[i]->next[i] = own;
+	}
+	if (own->next[0])
+		own->next[0]->prev = own;
+	return own;
+}
+
+int txn_write(struct exdb_txn *txn, enum own_state state, uint32_t tree,
+	      const struct btree_entry *entry)
+{
+	struct own *before[TXN_LEVELS], *own;
+	const uint8_t *value = copy(txn, entry->value, entry->value_length);
+	int ret = grow(&txn->undo, &txn->undo_room, txn->nr_undo, sizeof(*txn->undo));
+
+	if (ret || !value)
+		return -ENOMEM;
+	own = descend(txn, tree, entry->key, entry->key_length, before)->next[0];
+	if (!own || compare(own, tree, entry->key, entry->key_length))
+		own = add(txn, before, tree, entry);
+	if (!own)
+		return -ENOMEM;
+	txn->undo[txn->nr_undo++] = (struct undo){
+		.own = own,
+		.value = own->value,
+		.value_length = own->value_length,
+		.state = own->state,
+	};
+	own->value = value;
+	own->value_length = entry->value_length;
+	own->state = state;
+	return 0;
+}
+
+uint64_t exdb_txn_savepoint(const struct exdb_txn *txn)
+{
+	return txn->nr_undo;
+}
+
+int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint)
+{
+	if (savepoint > txn->nr_undo)
+		return -EINVAL;
+	while (txn->nr_undo > savepoint) {
+		const struct undo *undo = &txn->undo[--txn->nr_undo];
+
+		undo->own->value = undo->value;
+		undo->own->value_length = undo->value_length;
+		undo->own->state = undo->state;
+	}
+	return 0;
+}
+
+/* FNV-1a. */
+static uint64_t hash_of(uint32_t tree, const uint8_t *key, unsigned int length)
+{
+	uint64_t hash = 14695981039346656037ull ^ tree * 0x9e3779b97f4a7c15ull;
+	unsigned int i;
+
+	for (i = 0; i < length; i++)
+		hash = (hash ^ key[i]) * 1099511628211ull;
+	return hash ? hash : 1;
+}
+
+static struct point *slot_of(const struct exdb_txn *txn, uint64_t hash)
+{
+	size_t i = (hash ^ hash >> 29) & (txn->points_size - 1);
+
+	while (txn->points[i].hash && txn->points[i].hash != hash)
+		i = (i + 1) & (txn->points_size - 1);
+	return &txn->points[i];
+}
+
+static int grow_points(struct exdb_txn *txn)
+{
+	struct point *old = txn->points;
+	size_t i, n = txn->points_size;
+
+	if (2 * (txn->nr_points + 1) <= n)
+		return 0;
+	txn->points_size = n ? 2 * n : 64;
+	txn->points = calloc(txn->points_size, sizeof(*txn->points));
+	if (!txn->points) {
+		txn->points = old;
+		txn->points_size = n;
+		return -ENOMEM;
+	}
+	for (i = 0; i < n; i++)
+		if (old[i].hash)
+			*slot_of(txn, old[i].hash) = old[i];
+	free(old);
+	return 0;
+}
+
+static uint64_t note_seq(struct exdb_txn *txn)
+{
+	uint64_t seq = __atomic_load_n(&txn->db->seq, __ATOMIC_ACQUIRE);
+
+	if (seq < txn->first_seq)
+		txn->first_seq = seq;
+	return seq;
+}
+
+int txn_read_key(struct exdb_txn *txn, uint32_t tree, const uint8_t *key, unsigned int length)
+{
+	uint64_t seq = note_seq(txn), hash = hash_of(tree, key, length);
+	struct point *point;
+	int ret = grow_points(txn);
+
+	if (ret)
+		return ret;
+	point = slot_of(txn, hash);
+	/* the first read counts: it may be stale when a later one is not */
+	if (!point->hash) {
+		*point = (struct point){ .hash = hash, .seq = seq };
+		txn->nr_points++;
+	}
+	return 0;
+}
+
+int txn_read_range(struct exdb_txn *txn, uint32_t tree, const struct exdb_key *low,
+		   const struct exdb_key *high)
+{
+	struct range *range;
+	int ret = grow(&txn->ranges, &txn->ranges_room, txn->nr_ranges, sizeof(*range));
+
+	if (ret)
+		return ret;
+	range = &txn->ranges[txn->nr_ranges++];
+	range->tree = tree;
+	range->bounded = high;
+	range->seq = note_seq(txn);
+	range->low = *low;
+	if (high)
+		range->high = *high;
+	return 0;
+}
+
+int txn_create_tree(struct exdb_txn *txn, uint32_t *tree)
+{
+	if (txn->nr_trees == sizeof(txn->trees) / sizeof(*txn->trees))
+		return -E2BIG;
+	*tree = __atomic_fetch_add(&txn->db->next_tree, 1, __ATOMIC_RELAXED);
+	if (*tree >= EXDB_TREES_MAX)
+		return -ENOSPC;
+	txn->trees[txn->nr_trees++] = *tree;
+	return 0;
+}
+
+static bool range_has(const struct range *range, const struct op_header *op, const uint8_t *key)
+{
+	if (range->tree != op->tree ||
+	    compare_bytes(key, op->key_length, range->low.bytes, range->low.length) < 0)
+		return false;
+	return !range->bounded ||
+	       compare_bytes(key, op->key_length, range->high.bytes, range->high.length) < 0;
+}
+
+static bool was_read(const void *arg, uint64_t seq, const struct op_header *op, const uint8_t *key)
+{
+	const struct exdb_txn *txn = arg;
+	size_t i;
+
+	if (txn->points_size) {
+		const struct point *point = slot_of(txn, hash_of(op->tree, key, op->key_length));
+
+		if (point->hash && point->seq < seq)
+			return true;
+	}
+	for (i = 0; i < txn->nr_ranges; i++)
+		if (txn->ranges[i].seq < seq && range_has(&txn->ranges[i], op, key))
+			return true;
+	return false;
+}
+
+int txn_validate(const struct exdb_txn *txn)
+{
+	if (txn->first_seq == UINT64_MAX)
+		return 0;
+	return history_any(txn->db, txn->first_seq, was_read, txn) ? -ECANCELED : 0;
+}
+
+static int list_ops(const struct exdb_txn *txn, struct op_list *ops)
+{
+	const struct btree_entry none = { 0 };
+	const struct own *own;
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < txn->nr_trees && !ret; i++)
+		ret = op_list_add(ops, OP_CREATE, txn->trees[i], &none);
+	for (own = txn->head->next[0]; own && !ret; own = own->next[0]) {
+		const bool put = own->state == OWN_PUT;
+		const struct btree_entry entry = {
+			.key = own->key,
+			.value = own->value,
+			.key_length = own->key_length,
+			.value_length = put ? own->value_length : 0,
+		};
+
+		if (own->state != OWN_NONE)
+			ret = op_list_add(ops, put ? OP_PUT : OP_DELETE, own->tree, &entry);
+	}
+	return ret;
+}
+
+int exdb_txn_commit(struct exdb_worker *w, struct exdb_txn *txn)
+{
+	struct op_list ops = { 0 };
+	struct commit_result result;
+	int ret = list_ops(txn, &ops);
+
+	if (!ret)
+		ret = commit(w, &ops, txn, &result);
+	op_list_free(&ops);
+	return ret;
+}
+
+int exdb_txn_check(struct exdb_worker *w, const struct exdb_txn *txn)
+{
+	int ret;
+
+	pthread_mutex_lock(&w->db->commit);
+	ret = txn_validate(txn);
+	pthread_mutex_unlock(&w->db->commit);
+	return ret;
+}
