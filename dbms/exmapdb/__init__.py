@@ -34,6 +34,7 @@ from exmapdb.errors import (
     ReadOnlyError,
     RowTooLargeError,
     SchemaError,
+    SnapshotWriteError,
     StorageError,
     TableExistsError,
     TransactionEndedError,
@@ -42,6 +43,7 @@ from exmapdb.errors import (
 )
 from exmapdb.frozen import FreezeStats, Frozen
 from exmapdb.schema import ColumnType, Field, Schema
+from exmapdb.snapshot import Snapshot
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
 
@@ -77,6 +79,8 @@ __all__ = [
     "RowTooLargeError",
     "Schema",
     "SchemaError",
+    "Snapshot",
+    "SnapshotWriteError",
     "Stats",
     "StorageError",
     "Table",

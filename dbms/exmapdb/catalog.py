@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from exmapdb._core import lib
 from exmapdb.errors import NoSuchTableError, SchemaError, TableExistsError
 from exmapdb.schema import ColumnType, Field, Schema
-from exmapdb.table import Table
+from exmapdb.table import Table, View
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
@@ -39,16 +39,17 @@ class Catalog:
         self._tables = Table(database, "exmapdb.tables", TABLES, lib.EXDB_TABLES_TREE)
         self._columns = Table(database, "exmapdb.columns", COLUMNS, lib.EXDB_COLUMNS_TREE)
 
-    def names(self) -> list[str]:
+    def names(self, view: View | None = None) -> list[str]:
         """Return the names of all tables, sorted."""
-        return [name for batch in self._tables.scan(columns=["name"]) for (name,) in batch.to_rows()]
+        tables = self._tables if view is None else self._tables.within(view)
+        return [name for batch in tables.scan(columns=["name"]) for (name,) in batch.to_rows()]
 
-    def load(self, name: str, txn: Transaction) -> tuple[Schema, int]:
+    def load(self, name: str, view: View) -> tuple[Schema, int]:
         """Return a table's schema and tree. NoSuchTableError."""
-        tables, table_columns = self._tables.within(txn), self._columns.within(txn)
+        tables, table_columns = self._tables.within(view), self._columns.within(view)
         row = tables.get(name)
         if row is None:
-            raise NoSuchTableError(name, self.names())
+            raise NoSuchTableError(name, self.names(view))
         columns = [
             dict(zip(batch.columns, values, strict=True))
             for batch in table_columns.scan((name, 0), (name, 1 << 30))

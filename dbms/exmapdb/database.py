@@ -26,6 +26,7 @@ from exmapdb.errors import (
 )
 from exmapdb.frozen import Frozen
 from exmapdb.schema import Field
+from exmapdb.snapshot import Snapshot
 from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
@@ -340,6 +341,14 @@ class Database:
                 raise self.error(code, worker.error_page)
             self._frozen = Frozen(out[0], self.error)
             return self._frozen
+
+    def snapshot(self) -> Snapshot:
+        """Return all tables as they are now, for reading, while writers go on; a context manager.
+
+        It shows what has been committed, whether that is on the disk yet or not. A database has one at a
+        time, and no other freeze beside it. Raises what freeze raises.
+        """
+        return Snapshot(self, self.freeze())
 
     def close(self) -> None:
         """Checkpoint, wait for other threads' calls, and give everything back; again does nothing.

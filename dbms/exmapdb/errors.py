@@ -26,6 +26,7 @@ __all__ = [
     "ReadOnlyError",
     "RowTooLargeError",
     "SchemaError",
+    "SnapshotWriteError",
     "StorageError",
     "TableExistsError",
     "TransactionEndedError",
@@ -61,6 +62,13 @@ class TransactionEndedError(ExmapdbError):
 
     def __init__(self) -> None:
         super().__init__("the transaction has ended: begin another one")
+
+
+class SnapshotWriteError(ExmapdbError):
+    """A table of a snapshot cannot be changed."""
+
+    def __init__(self) -> None:
+        super().__init__("a snapshot cannot be changed: use the database or a transaction")
 
 
 class SchemaError(ExmapdbError, ValueError):

@@ -1,10 +1,11 @@
-"""The resident pages of a database as they were at one moment."""
+"""The pages of a database as they were at one moment."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 
 from exmapdb._core import ffi, lib
 from exmapdb.errors import StorageError
+from exmapdb.workers import Worker
 
 __all__ = ["FreezeStats", "Frozen"]
+
+READER = -1  # no number of a worker that is lent
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,12 @@ class Frozen:
         if code:
             raise self._error(code, number)
         return bytes(ffi.buffer(out))
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Worker]:
+        """Lend the channel that sees the tables as they were. ValueError after close."""
+        with self._lock:
+            yield Worker(READER, lib.exdb_freeze_worker(self._open()))
 
     def stats(self) -> FreezeStats:
         """Return what it has cost so far. ValueError after close, StorageError."""

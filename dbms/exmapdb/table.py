@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,15 +18,15 @@ from exmapdb.errors import (
     NullViolationError,
     RowTooLargeError,
     SchemaError,
+    SnapshotWriteError,
 )
 from exmapdb.schema import ColumnType, Field, Schema
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
-    from exmapdb.transaction import Transaction
     from exmapdb.workers import Worker
 
-__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "make_layout"]
+__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "View", "make_layout"]
 
 BATCH_ROWS = 8192
 PREFETCH_PAGES = 64
@@ -52,18 +52,28 @@ def make_layout(schema: Schema) -> Any:
     return ffi.gc(layout, lib.exdb_layout_free)
 
 
+class View(Protocol):
+    """A transaction or a snapshot: what sees tables in its own way."""
+
+    writable: ClassVar[bool]
+
+    def session(self) -> contextlib.AbstractContextManager[tuple[Worker, Any]]:
+        """Lend a channel into the native core, and the transaction's handle, or NULL."""
+
+
 class Table:
-    """A table of an open database, or of a transaction: Database.table, Transaction.table.
+    """A table of an open database, a transaction or a snapshot: the method `table` of each.
 
     That of a database may be used by several threads at a time; each call that changes rows is a
-    transaction.  That of a transaction sees what the transaction has written.
+    transaction.  That of a transaction sees what the transaction has written; that of a snapshot can
+    only be read.
     """
 
     def __init__(
-        self, database: Database, name: str, schema: Schema, tree: int, txn: Transaction | None = None
+        self, database: Database, name: str, schema: Schema, tree: int, view: View | None = None
     ) -> None:
         self._database = database
-        self._txn = txn
+        self._view = view
         self._name = name
         self._schema = schema
         self._tree = tree
@@ -76,9 +86,9 @@ class Table:
         """Return the table's name."""
         return self._name
 
-    def within(self, txn: Transaction) -> Table:
-        """Return the same table as the transaction sees it."""
-        return Table(self._database, self._name, self._schema, self._tree, txn)
+    def within(self, view: View) -> Table:
+        """Return the same table as a transaction or a snapshot sees it."""
+        return Table(self._database, self._name, self._schema, self._tree, view)
 
     @property
     def schema(self) -> Schema:
@@ -97,6 +107,7 @@ class Table:
         All rows go in or, after an error, none.  Raises SchemaError, InvalidValueError, NullViolationError,
         RowTooLargeError, DuplicateKeyError, TransactionTooLargeError and other StorageErrors.
         """
+        self._check_writable()
         given = columns.columns if isinstance(columns, Batch) else columns
         vectors, keep, rows = self._input(given)
         failed = ffi.new("uint64_t *")
@@ -122,7 +133,7 @@ class Table:
         wrong = (set(changes) & set(self._schema.key)) | (set(changes) - set(self._schema.names))
         if wrong:
             raise SchemaError(f"update cannot set {', '.join(sorted(wrong))} of {self._name!r}")
-        if self._txn is None:
+        if self._view is None:
             return self._database.run(lambda txn: self.within(txn).update(key, changes))
         row = self.get(key)
         if row is None:
@@ -146,6 +157,7 @@ class Table:
         All rows go or, after an error, none.  Raises SchemaError, InvalidValueError, NullViolationError,
         TransactionTooLargeError and other StorageErrors.
         """
+        self._check_writable()
         given = keys.columns if isinstance(keys, Batch) else keys
         unknown = set(given) - set(self._schema.names)
         missing = set(self._schema.key) - set(given)
@@ -232,14 +244,18 @@ class Table:
                 return
             yield buffer.to_batch(rows, names)
 
+    def _check_writable(self) -> None:
+        if self._view is not None and not self._view.writable:
+            raise SnapshotWriteError
+
     @contextlib.contextmanager
     def _session(self) -> Iterator[tuple[Worker, Any]]:
         """Lend a channel into the native core, and the transaction's handle, or NULL."""
-        if self._txn is None:
+        if self._view is None:
             with self._database.worker() as worker:
                 yield worker, ffi.NULL
         else:
-            with self._txn.session() as pair:
+            with self._view.session() as pair:
                 yield pair
 
     def _key(self, bound: Key) -> Any:

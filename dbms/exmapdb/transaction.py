@@ -7,7 +7,7 @@ import errno
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from exmapdb._core import ffi, lib
 from exmapdb.errors import ConflictError, TransactionEndedError
@@ -29,6 +29,8 @@ class Transaction:
     again; Database.run does that.  Until then it may have read from before and after such a change.
     Made by Database.begin.
     """
+
+    writable: ClassVar[bool] = True
 
     def __init__(self, database: Database, handle: Any) -> None:
         self._database = database

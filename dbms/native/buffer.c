@@ -133,13 +133,15 @@ static int fault(struct exdb_worker *w, uint64_t page)
 		state_release_exclusive(page_state(db, page), STATE_EVICTED);
 		return ret;
 	}
+	pthread_rwlock_rdlock(&db->loading);
 	ret = populate(w, &page, 1);
 	if (!ret)
 		ret = read_page(w, page);
-	if (ret) {
+	if (ret)
 		abandon(w, page);
+	pthread_rwlock_unlock(&db->loading);
+	if (ret)
 		return ret;
-	}
 	buffer_note_resident(db, page);
 	w->counts.misses++;
 	return 0;
@@ -161,6 +163,8 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 
 	if (ret)
 		return ret;
+	if (w->view)
+		return freeze_fix(w, page, out);
 	for (;;) {
 		uint64_t v = state_load(word);
 
@@ -223,7 +227,10 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 
 void buffer_unfix_shared(struct exdb_worker *w, uint64_t page)
 {
-	state_release_shared(page_state(w->db, page));
+	if (w->view)
+		freeze_unfix(w, page);
+	else
+		state_release_shared(page_state(w->db, page));
 }
 
 void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty)
@@ -346,7 +353,7 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	unsigned int i, nr;
 	int ret;
 
-	nr = claim_absent(w, pages, n, claimed);
+	nr = w->view ? 0 : claim_absent(w, pages, n, claimed);
 	if (!nr)
 		return 0;
 	ret = buffer_reserve(w, nr);
@@ -356,6 +363,7 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 		return ret == -ENOBUFS ? 0 : ret;
 	}
 	buffer_sort_pages(claimed, nr);
+	pthread_rwlock_rdlock(&db->loading);
 	if (!populate(w, claimed, nr))
 		read_pages(w, claimed, nr);
 	for (i = 0; i < nr; i++) {
@@ -369,5 +377,6 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 		w->counts.prefetched++;
 		state_release_exclusive(page_state(db, claimed[i]), STATE_UNLOCKED);
 	}
+	pthread_rwlock_unlock(&db->loading);
 	return 0;
 }

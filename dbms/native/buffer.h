@@ -46,12 +46,14 @@ struct worker_counts {
  * @db: the database
  * @itf: its exmap interface
  * @error_page: the page that the last failure was about
+ * @view: it reads what a freeze has kept, and nothing else; NULL for all but its own
  * @counts: what it has done
  */
 struct exdb_worker {
 	struct exdb *db;
 	unsigned int itf;
 	uint64_t error_page;
+	struct exdb_freeze *view;
 	struct worker_counts counts;
 } __attribute__((aligned(64)));
 
@@ -64,7 +66,9 @@ struct exdb_worker {
  * @pool_pages: number of frames
  * @used: frames that are taken or reserved
  * @limit: evict beyond this number; less while a freeze holds frames
- * @frozen: there is a freeze; protected by @commit
+ * @frozen: there is a freeze; protected by @commit and blocks.lock
+ * @frozen_epoch: blocks retired since then stay; blocks.lock
+ * @loading: shared while a page has a frame and not yet its content; a freeze keeps it out
  * @evict_batch: pages that one turn of the clock frees
  * @prefetch: leaves that a scan may read ahead
  * @hand: the clock's hand
@@ -104,6 +108,8 @@ struct exdb {
 	uint64_t used;
 	uint64_t limit;
 	bool frozen;
+	uint64_t frozen_epoch;
+	pthread_rwlock_t loading;
 	unsigned int evict_batch;
 	unsigned int prefetch;
 	uint64_t hand;
@@ -179,6 +185,10 @@ int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 
 /* clock.c: the page in a frame, or 0. */
 uint64_t clock_page_in_frame(const struct exdb *db, uint64_t frame);
+
+/* freeze.c: the same as buffer_fix_shared and its counterpart, of a worker with a view. */
+int freeze_fix(struct exdb_worker *w, uint64_t page, const void **out);
+void freeze_unfix(struct exdb_worker *w, uint64_t page);
 
 /* free.c: the first page of the free list, latched exclusively: 1, 0 if there is none, or -errno. */
 int free_list_take(struct exdb_worker *w, uint64_t *page, void **out);

@@ -146,13 +146,18 @@ int exdb_failure(const struct exdb *db, uint64_t *page);
 int exdb_stored_page(struct exdb_worker *w, uint64_t page, void *out);
 
 /*
- * Keep the pages that are resident as they are, until thaw.  Half the pool is left
+ * Keep all pages as they are, until thaw.  Half the pool is left
  * to copies meanwhile, so that writers do not run it dry.  -EBUSY while there is
  * another, -ENOBUFS if too many pages are latched.  Thaw before exdb_close.
  */
 int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out);
 void exdb_thaw(struct exdb_freeze *freeze);
-/* Ascending; @pages has room for exdb_freeze_stats.pages numbers. */
+/*
+ * A channel that sees the tables as they were then, for exdb_table_get and exdb_scan_next
+ * without a transaction; one thread at a time uses it.
+ */
+struct exdb_worker *exdb_freeze_worker(struct exdb_freeze *freeze);
+/* Those that were resident, ascending; @pages has room for exdb_freeze_stats.pages numbers. */
 void exdb_freeze_pages(const struct exdb_freeze *freeze, uint64_t *pages);
 /* One page, by copy; -ENOENT if it was not resident. */
 int exdb_freeze_read(const struct exdb_freeze *freeze, uint64_t page, void *out);

@@ -1,10 +1,24 @@
 // SPDX-License-Identifier: MIT
-/* The resident pages as they were at one moment: a snapshot of the region. */
+/*
+ * All pages as they were at one moment: a snapshot of the region, page map and all.
+ * What was resident is read from it; what was not, from the blocks that its map
+ * names, which nothing is written to before the thaw.  Nobody waits for that.
+ */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "buffer.h"
+
+#define CACHE_PAGES	64u
+
+/* A page that was read, for whoever has it pinned. */
+struct cached {
+	uint64_t page;
+	unsigned int pins;
+	bool used;
+};
 
 /**
  * struct exdb_freeze - the pages that were resident
@@ -16,6 +30,10 @@
  * @limit: the database's own, to be restored
  * @copies: the region's counter, just before
  * @nanoseconds: that the snapshot took
+ * @worker: the channel of the one who reads it
+ * @cache: pages that were read, the content of the i-th at memory + i * PAGE_SIZE
+ * @memory: see @cache
+ * @hand: where to look for one that can go
  */
 struct exdb_freeze {
 	struct exdb *db;
@@ -26,6 +44,10 @@ struct exdb_freeze {
 	uint64_t limit;
 	uint64_t copies;
 	uint64_t nanoseconds;
+	struct exdb_worker worker;
+	struct cached cache[CACHE_PAGES];
+	uint8_t *memory;
+	unsigned int hand;
 };
 
 static uint64_t now(void)
@@ -41,19 +63,25 @@ static void set_limit(struct exdb *db, uint64_t limit)
 	__atomic_store_n(&db->limit, limit, __ATOMIC_RELAXED);
 }
 
+/*
+ * The snapshot is taken when no page is half loaded and the map does not move, and
+ * from then on the blocks that the map names are kept.
+ */
 static int take_snapshot(struct exdb_freeze *f)
 {
-	uint64_t count = f->count;
-	struct exmap *ex = f->db->ex;
+	struct exdb *db = f->db;
 	uint64_t start;
 	int ret;
 
-	count = (count + EXMAP_CHUNK_PAGES - 1) / EXMAP_CHUNK_PAGES * EXMAP_CHUNK_PAGES;
-	if (count > ex->region_pages)
-		count = ex->region_pages;
+	pthread_rwlock_wrlock(&db->loading);
+	pthread_mutex_lock(&db->blocks.lock);
+	block_begin_epoch(&db->blocks);
+	db->frozen_epoch = db->epoch;
 	start = now();
-	ret = exmap_snapshot_open(ex, 0, count, 0, 0, &f->snap);
+	ret = exmap_snapshot_open(db->ex, 0, db->ex->region_pages, 0, 0, &f->snap);
 	f->nanoseconds = now() - start;
+	pthread_mutex_unlock(&db->blocks.lock);
+	pthread_rwlock_unlock(&db->loading);
 	return ret;
 }
 
@@ -62,10 +90,11 @@ static int read_words(struct exdb_freeze *f)
 	uint64_t i;
 	int ret;
 
-	f->words = calloc(f->snap->count, sizeof(*f->words));
-	if (!f->words)
+	f->words = calloc(f->count, sizeof(*f->words));
+	f->memory = aligned_alloc(PAGE_SIZE, CACHE_PAGES * PAGE_SIZE);
+	if (!f->words || !f->memory)
 		return -ENOMEM;
-	ret = exmap_snapshot_words(f->snap, 0, f->snap->count, f->words);
+	ret = exmap_snapshot_words(f->snap, 0, f->count, f->words);
 	for (i = 0; i < f->count && !ret; i++)
 		f->pages += EXMAP_RES_MAPPED(f->words[i]);
 	return ret;
@@ -92,12 +121,20 @@ static int freeze(struct exdb_worker *w, struct exdb_freeze *f)
 	return ret ? ret : read_words(f);
 }
 
+static void set_frozen(struct exdb *db, bool frozen)
+{
+	pthread_mutex_lock(&db->blocks.lock);
+	db->frozen = frozen;
+	pthread_mutex_unlock(&db->blocks.lock);
+}
+
 static void destroy(struct exdb_freeze *f)
 {
 	if (f->snap)
 		exmap_snapshot_close(f->snap);
 	set_limit(f->db, f->limit);
-	f->db->frozen = false;
+	set_frozen(f->db, false);
+	free(f->memory);
 	free(f->words);
 	free(f);
 }
@@ -112,13 +149,15 @@ int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out)
 	if (db->frozen)
 		goto out;
 	ret = -ENOMEM;
-	f = calloc(1, sizeof(*f));
+	f = aligned_alloc(64, (sizeof(*f) + 63) / 64 * 64);
 	if (!f)
 		goto out;
+	*f = (struct exdb_freeze){ 0 };
 	f->db = db;
 	f->count = db->next_page;
 	f->limit = db->limit;
-	db->frozen = true;
+	f->worker = (struct exdb_worker){ .db = db, .error_page = UINT64_MAX, .view = f };
+	set_frozen(db, true);
 	ret = freeze(w, f);
 	if (ret)
 		destroy(f);
@@ -172,4 +211,99 @@ int exdb_freeze_stats(const struct exdb_freeze *f, struct exdb_freeze_stats *sta
 		.nanoseconds = f->nanoseconds,
 	};
 	return 0;
+}
+
+struct exdb_worker *exdb_freeze_worker(struct exdb_freeze *f)
+{
+	return &f->worker;
+}
+
+/* The block that a page had, from the frozen map. */
+static int frozen_block(struct exdb_freeze *f, uint64_t page, uint32_t *block)
+{
+	const struct map *map = &f->db->map;
+	const uint64_t place = map->first + page / MAP_SLOTS;
+	uint64_t offset = place * PAGE_SIZE + offsetof(struct map_page, blocks);
+	long ret;
+
+	offset += page % MAP_SLOTS * sizeof(*block);
+	ret = exmap_snapshot_pread(f->snap, block, sizeof(*block), offset);
+	if (ret < 0)
+		return ret;
+	return ret == sizeof(*block) && *block ? 0 : -EUCLEAN;
+}
+
+static int load(struct exdb_freeze *f, uint64_t page, void *mem)
+{
+	unsigned int done;
+	uint32_t block;
+	int ret;
+
+	if (EXMAP_RES_MAPPED(f->words[page]))
+		return exdb_freeze_read(f, page, mem);
+	ret = frozen_block(f, page, &block);
+	if (!ret)
+		ret = disk_read(f->db->backing_fd, &block, &mem, 1, &done);
+	if (ret)
+		return ret == -ENXIO ? -EUCLEAN : ret;
+	f->worker.counts.read++;
+	return page_verify(mem, page);
+}
+
+static struct cached *find(struct exdb_freeze *f, uint64_t page)
+{
+	unsigned int i;
+
+	for (i = 0; i < CACHE_PAGES; i++)
+		if (f->cache[i].page == page)
+			return &f->cache[i];
+	return NULL;
+}
+
+/* A place that nobody has pinned, and that was not used lately. */
+static struct cached *find_victim(struct exdb_freeze *f)
+{
+	unsigned int steps;
+
+	for (steps = 0; steps < 3 * CACHE_PAGES; steps++) {
+		struct cached *slot = &f->cache[f->hand++ % CACHE_PAGES];
+
+		if (slot->pins)
+			continue;
+		if (!slot->used)
+			return slot;
+		slot->used = false;
+	}
+	return NULL;
+}
+
+int freeze_fix(struct exdb_worker *w, uint64_t page, const void **out)
+{
+	struct exdb_freeze *f = w->view;
+	struct cached *slot;
+	int ret = -EUCLEAN;
+
+	w->error_page = page;
+	if (page >= f->count)
+		return ret;
+	slot = find(f, page);
+	if (!slot) {
+		slot = find_victim(f);
+		if (!slot)
+			return -ENOBUFS;
+		slot->page = 0;
+		ret = load(f, page, f->memory + (slot - f->cache) * PAGE_SIZE);
+		if (ret)
+			return ret;
+		slot->page = page;
+	}
+	slot->pins++;
+	slot->used = true;
+	*out = f->memory + (slot - f->cache) * PAGE_SIZE;
+	return 0;
+}
+
+void freeze_unfix(struct exdb_worker *w, uint64_t page)
+{
+	find(w->view, page)->pins--;
 }

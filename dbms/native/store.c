@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#define _GNU_SOURCE
 /* Opening and closing. */
 #include <errno.h>
 #include <stdlib.h>
@@ -19,8 +20,14 @@ static uint64_t clamp(uint64_t n, uint64_t low, uint64_t high)
 
 static void init_locks(struct exdb *db)
 {
+	pthread_rwlockattr_t rwattr;
 	pthread_condattr_t attr;
 
+	pthread_rwlockattr_init(&rwattr);
+	/* readers come all the time; a freeze waits for those who have begun */
+	pthread_rwlockattr_setkind_np(&rwattr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&db->loading, &rwattr);
+	pthread_rwlockattr_destroy(&rwattr);
 	pthread_mutex_init(&db->blocks.lock, NULL);
 	pthread_mutex_init(&db->log.lock, NULL);
 	pthread_cond_init(&db->log.changed, NULL);
@@ -42,6 +49,7 @@ static void destroy_locks(struct exdb *db)
 	pthread_cond_destroy(&db->log.changed);
 	pthread_mutex_destroy(&db->log.lock);
 	pthread_mutex_destroy(&db->blocks.lock);
+	pthread_rwlock_destroy(&db->loading);
 }
 
 static void set_up(struct exdb *db, const struct exdb_config *config)

@@ -201,6 +201,45 @@ def test_checkpoints_go_on_beside_writers_on_the_kernel_backend(folder: Path) ->
     check_file(path)
 
 
+def test_snapshots_and_transactions_beside_writers_on_the_kernel_backend(folder: Path) -> None:
+    with exmapdb.open(folder / "t.exdb", memory="1MiB", backend="kernel", log="256KiB") as db:
+        table = db.create_table("t", {"k": "int64", "n": "int64", "pad": "text"}, key="k")
+        keys = np.arange(3000)
+        table.insert_many({"k": keys, "n": keys * 0, "pad": ["p" * 80] * len(keys)})
+        done = threading.Event()
+        problems: list[object] = []
+
+        def swap(txn: exmapdb.Transaction, a: int, b: int) -> None:
+            mine = txn.table("t")
+            for key, change in ((a, 1), (b, -1)):
+                row = mine.get(key)
+                assert row is not None
+                mine.update(key, {"n": row["n"] + change})
+
+        def write(seed: int) -> None:
+            rng = np.random.default_rng(seed)
+            while not done.is_set():
+                a, b = rng.choice(3000, 2, replace=False).tolist()
+                db.run(lambda txn: swap(txn, a, b))
+
+        writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
+        for thread in writers:
+            thread.start()
+        for _ in range(4):
+            with db.snapshot() as snapshot:
+                for _ in range(2):
+                    seen = [batch["n"].values for batch in snapshot.table("t").scan(columns=["n"])]
+                    values = np.concatenate(seen)
+                    if len(values) != 3000 or values.sum():
+                        problems.append(values.sum())
+        done.set()
+        for thread in writers:
+            thread.join()
+        assert problems == []
+        assert sum(batch["n"].values.sum() for batch in table.scan()) == 0
+        assert db.stats().commits > 10
+
+
 def test_threads_share_a_table_on_the_kernel_backend(folder: Path) -> None:
     with exmapdb.open(folder / "t.exdb", memory="512KiB", backend="kernel", workers=3) as db:
         table = db.create_table("t", {"k": "int64", "v": "int64"}, key="k")

@@ -1,0 +1,67 @@
+"""All tables of a database as they were at one moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from exmapdb._core import ffi
+from exmapdb.frozen import FreezeStats, Frozen
+from exmapdb.table import Table
+
+if TYPE_CHECKING:
+    from exmapdb.database import Database
+    from exmapdb.workers import Worker
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot:
+    """A read-only transaction: it sees what had been committed when it was made, and never conflicts.
+
+    Writers go on, and neither waits for the other.  Any thread may read, one at a time.  Close it: while it
+    is there, half the pool is left to copies, and no block that it refers to is used again.
+    Made by Database.snapshot.
+    """
+
+    writable: ClassVar[bool] = False
+
+    def __init__(self, database: Database, frozen: Frozen) -> None:
+        self._database = database
+        self._frozen = frozen
+        self._tables: dict[str, Table] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def tables(self) -> list[str]:
+        """Return the names of all tables that there were."""
+        return self._database.catalog.names(self)
+
+    def table(self, name: str) -> Table:
+        """Return a table as it was, for reading. NoSuchTableError."""
+        if name not in self._tables:
+            schema, tree = self._database.catalog.load(name, self)
+            self._tables[name] = Table(self._database, name, schema, tree, self)
+        return self._tables[name]
+
+    def stats(self) -> FreezeStats:
+        """Return what it has cost so far. ValueError after close."""
+        return self._frozen.stats()
+
+    def close(self) -> None:
+        """Give back what it holds; again does nothing."""
+        self._frozen.close()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[tuple[Worker, Any]]:
+        """Lend the channel that sees the tables as they were. ValueError after close."""
+        with self._frozen.reader() as worker:
+            yield worker, ffi.NULL
