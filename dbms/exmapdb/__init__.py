@@ -10,7 +10,7 @@
 """
 
 from exmapdb.column import Batch, Column
-from exmapdb.database import Backend, Database, Durability, Stats
+from exmapdb.database import Backend, CheckResult, Database, Durability, Stats
 from exmapdb.database import open_database as open
 from exmapdb.errors import (
     BackendUnavailableError,
@@ -51,6 +51,7 @@ __all__ = [
     "Backend",
     "BackendUnavailableError",
     "Batch",
+    "CheckResult",
     "Column",
     "ColumnType",
     "CommitUnknownError",

@@ -1,9 +1,10 @@
-"""The command line: exmapdb demo, exmapdb stat."""
+"""The command line: exmapdb demo, stat, check, import, export."""
 
 import dataclasses
 import enum
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -16,6 +17,7 @@ from rich.table import Table as Grid
 from exmapdb.database import Backend, Database, open_database
 from exmapdb.demo import Demo, DemoConfig, DemoResult
 from exmapdb.errors import ExmapdbError
+from exmapdb.files import export_table, import_table
 
 __all__ = ["app"]
 
@@ -193,6 +195,87 @@ def stat(
         Console().print(grid)
 
 
+PathArgument = Annotated[Path, typer.Argument(help="File or block device with a database.")]
+TableArgument = Annotated[str, typer.Argument(help="Name of a table.")]
+
+
+@app.command()
+def check(
+    path: PathArgument,
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "16MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Check every page of a database: order, checksums, and that none is lost; recovers it if need be."""
+    try:
+        with open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w") as database:
+            found = dataclasses.asdict(database.check()) | {"recovered": database.stats().recovered}
+    except (ExmapdbError, OSError, ValueError) as error:
+        raise fail(error) from error
+    if as_json:
+        typer.echo(json.dumps({"path": str(path), "ok": True} | found, indent=2))
+        return
+    pages = f"{found['tree_pages']:,} pages of {found['trees']:,} trees, {found['free_pages']:,} free"
+    typer.echo(f"{path}: ok: {pages}, {found['stored_pages']:,} read from the disk")
+    if found["recovered"]:
+        typer.echo(f"{found['recovered']:,} transactions were replayed from the log")
+
+
+@app.command("import")
+def import_file(
+    path: Annotated[Path, typer.Argument(help="File or block device; a new file becomes a database.")],
+    table: TableArgument,
+    source: Annotated[Path, typer.Argument(help="What to read: .csv, .parquet or .arrow.")],
+    key: Annotated[list[str] | None, typer.Option(help="Column of the key, to make the table.")] = None,
+    replace: Annotated[bool, typer.Option(help="Replace rows whose keys are there.")] = False,
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "64MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Insert the rows of a file into a table."""
+    try:
+        database = open_database(path, memory=memory, backend=cast(Backend, str(backend)))
+        with database, make_progress() as progress:
+            bar = partial(move_bar, progress, progress.add_task("import", total=None))
+            moved = import_table(database, table, source, tuple(key or ()), replace, bar)
+    except (ExmapdbError, OSError, ValueError, ImportError) as error:
+        raise fail(error) from error
+    report_rows(as_json, table, source, moved)
+
+
+@app.command("export")
+def export_file(
+    path: PathArgument,
+    table: TableArgument,
+    target: Annotated[Path, typer.Argument(help="What to write: .csv, .parquet or .arrow.")],
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "64MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Write the rows of a table to a file."""
+    try:
+        database = open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w")
+        with database, make_progress() as progress:
+            bar = partial(move_bar, progress, progress.add_task("export", total=None))
+            moved = export_table(database.table(table), target, bar)
+    except (ExmapdbError, OSError, ValueError, ImportError) as error:
+        raise fail(error) from error
+    report_rows(as_json, table, target, moved)
+
+
+def move_bar(progress: Progress, task: TaskID, rows: int) -> None:
+    """Show how far it has come."""
+    progress.update(task, completed=rows)
+
+
+def report_rows(as_json: bool, table: str, file: Path, rows: int) -> None:
+    """Print what import and export have done."""
+    if as_json:
+        typer.echo(json.dumps({"table": table, "file": str(file), "rows": rows}, indent=2))
+    else:
+        typer.echo(f"{rows:,} rows, table {table}, {file}")
+
+
 def summarise(database: Database) -> dict[str, Any]:
     """Return what `stat` shows, as plain values."""
     tables = []
@@ -206,5 +289,7 @@ def summarise(database: Database) -> dict[str, Any]:
         "path": database.path,
         "backend": stats.backend,
         "pages": stats.allocated_pages,
+        "free_pages": stats.free_pages,
+        "recovered": stats.recovered,
         "tables": tables,
     }

@@ -32,7 +32,7 @@ from exmapdb.table import Table
 from exmapdb.transaction import Transaction
 from exmapdb.workers import Worker, WorkerPool
 
-__all__ = ["Backend", "Database", "Durability", "Stats", "open_database", "parse_size"]
+__all__ = ["Backend", "CheckResult", "Database", "Durability", "Stats", "open_database", "parse_size"]
 
 T = TypeVar("T")
 
@@ -92,6 +92,17 @@ class Stats:
         """Return the share of fixes that found their page resident; 1.0 if there was none."""
         fixes = self.hits + self.misses
         return self.hits / fixes if fixes else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a check has looked at: trees, their pages and rows, free pages, and pages on the disk."""
+
+    trees: int
+    tree_pages: int
+    free_pages: int
+    stored_pages: int
+    rows: int
 
 
 def parse_size(size: int | str) -> int:
@@ -381,6 +392,18 @@ class Database:
         names = {number: name for name, number in BACKENDS.items()}
         fields = (name for name in Stats.__dataclass_fields__ if name != "backend")
         return Stats(names[raw.backend], **{name: getattr(raw, name) for name in fields})
+
+    def check(self) -> CheckResult:
+        """Check every page of every tree, the free list, and what the disk has; writers wait.
+
+        Raises CorruptPageError or TruncatedDatabaseError with the first page that is wrong, StorageError.
+        """
+        raw = ffi.new("struct exdb_check *")
+        with self.worker() as worker:
+            code = lib.exdb_check(worker.handle, raw)
+            if code:
+                raise self.error(code, worker.error_page)
+        return CheckResult(*(getattr(raw, name) for name in CheckResult.__dataclass_fields__))
 
     def stored_page(self, number: int) -> bytes:
         """Return a page as it was written last; for looking at while nothing changes.

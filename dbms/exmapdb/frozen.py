@@ -26,8 +26,8 @@ READER = -1  # no number of a worker that is lent
 class FreezeStats:
     """What a freeze has cost so far.
 
-    pages: resident at that moment.  copied: frames copied for it; the posix backend copies all at once,
-    the kernel those that writers change.  microseconds: that taking the snapshot took.
+    pages: resident at that moment.  copied: frames copied for it, those of the page map included; the posix
+    backend copies all at once, the kernel those that writers change.  microseconds: that taking the snapshot took.
     """
 
     pages: int

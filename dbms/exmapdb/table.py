@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from exmapdb import arrow
 from exmapdb._core import ffi, lib
 from exmapdb.buffers import RowBuffer, ScanBuffer
 from exmapdb.column import Batch, Column, from_python
@@ -98,16 +99,18 @@ class Table:
     def __repr__(self) -> str:
         return f"<Table {self._name!r} of {self._database.path!r}>"
 
-    def insert_many(self, columns: Mapping[str, Any] | Batch, replace: bool = False) -> int:
+    def insert_many(self, columns: Mapping[str, Any] | Batch | Any, replace: bool = False) -> int:
         """Insert rows given column by column, and return how many.
 
         columns: for each column of the schema what Column.of takes, all of one length (a column that
-        takes nulls may be left out).  Sorted keys are quickest and fill the pages.  With `replace` a row
-        whose key exists replaces the old one.
+        takes nulls may be left out); or a table or record batch of Arrow.  Sorted keys are quickest and
+        fill the pages.  With `replace` a row whose key exists replaces the old one.
         All rows go in or, after an error, none.  Raises SchemaError, InvalidValueError, NullViolationError,
         RowTooLargeError, DuplicateKeyError, TransactionTooLargeError and other StorageErrors.
         """
         self._check_writable()
+        if arrow.is_arrow(columns):
+            columns = arrow.to_columns(columns, self._schema.fields)
         given = columns.columns if isinstance(columns, Batch) else columns
         vectors, keep, rows = self._input(given)
         failed = ffi.new("uint64_t *")
@@ -228,6 +231,27 @@ class Table:
         if not scan:
             raise self._database.error(-errno.ENOMEM, 0)
         return self._batches(ffi.gc(scan, lib.exdb_scan_free), names, batch_rows)
+
+    def record_batches(
+        self, low: Key | None = None, high: Key | None = None, columns: Sequence[str] | None = None
+    ) -> Any:
+        """Return a pyarrow.RecordBatchReader over the rows with low <= key < high.
+
+        It has the Arrow C stream interface, so that DuckDB, Polars and pandas read from it directly.
+        ImportError without pyarrow; SchemaError, InvalidValueError, and StorageError while it is read.
+        """
+        names = self._schema.names if columns is None else tuple(columns)
+        batches = self.scan(low, high, names)
+        fields = [field for name in names for field in self._schema.fields if field.name == name]
+        schema = arrow.schema_of(fields)
+        made = (arrow.to_record_batch(batch, fields) for batch in batches)
+        return arrow.load_pyarrow().RecordBatchReader.from_batches(schema, made)
+
+    def to_arrow(
+        self, low: Key | None = None, high: Key | None = None, columns: Sequence[str] | None = None
+    ) -> Any:
+        """Return the rows with low <= key < high as a pyarrow.Table; see record_batches."""
+        return self.record_batches(low, high, columns).read_all()
 
     def count(self) -> int:
         """Count the rows, by reading all of them."""

@@ -118,6 +118,14 @@ struct exdb_freeze_stats {
 	uint64_t nanoseconds;
 };
 
+struct exdb_check {
+	uint64_t trees;
+	uint64_t tree_pages;
+	uint64_t free_pages;
+	uint64_t stored_pages;
+	uint64_t rows;
+};
+
 struct exdb_vector {
 	void *values;
 	uint8_t *valid;
@@ -141,6 +149,9 @@ int exdb_stats(struct exdb *db, struct exdb_stats *stats);
 
 /* The error that has made the database read-only, or 0; UINT64_MAX is no page. */
 int exdb_failure(const struct exdb *db, uint64_t *page);
+
+/* Check every structure; writers wait.  -EUCLEAN or -EBADMSG and a page if one is wrong. */
+int exdb_check(struct exdb_worker *w, struct exdb_check *result);
 
 /* A page as it was written last; -ENOENT if it never was.  For looking at, when nothing changes. */
 int exdb_stored_page(struct exdb_worker *w, uint64_t page, void *out);

@@ -7,18 +7,6 @@
 
 #include "buffer.h"
 
-/**
- * struct free_page - a page that nothing uses
- * @header: of type PAGE_FREE
- * @next: the next free page, 0 at the end
- */
-struct free_page {
-	struct page_header header;
-	uint64_t next;
-};
-
-static_assert(sizeof(struct free_page) == 40, "on-disk format");
-
 static int unlink_first(struct exdb_worker *w, uint64_t number, void **out)
 {
 	struct exdb *db = w->db;

@@ -47,6 +47,18 @@ struct page_header {
 static_assert(sizeof(struct page_header) == 32, "on-disk format");
 static_assert(offsetof(struct page_header, crc) == 4, "on-disk format");
 
+/**
+ * struct free_page - a page that nothing uses
+ * @header: of type PAGE_FREE
+ * @next: the next free page, 0 at the end
+ */
+struct free_page {
+	struct page_header header;
+	uint64_t next;
+};
+
+static_assert(sizeof(struct free_page) == 40, "on-disk format");
+
 /* Make a fresh page of zeros with a header. */
 void page_init(void *page, uint64_t number, enum page_type type, unsigned int level);
 

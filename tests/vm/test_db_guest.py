@@ -4,6 +4,7 @@ EXMAP_TEST_BLOCK names a disk that may be overwritten, EXMAP_TEST_DIR a director
 that is mounted from another disk.
 """
 
+import functools
 import json
 import mmap
 import os
@@ -202,7 +203,7 @@ def test_checkpoints_go_on_beside_writers_on_the_kernel_backend(folder: Path) ->
 
 
 def test_snapshots_and_transactions_beside_writers_on_the_kernel_backend(folder: Path) -> None:
-    with exmapdb.open(folder / "t.exdb", memory="1MiB", backend="kernel", log="256KiB") as db:
+    with exmapdb.open(folder / "t.exdb", memory="1MiB", backend="kernel", log="1MiB") as db:
         table = db.create_table("t", {"k": "int64", "n": "int64", "pad": "text"}, key="k")
         keys = np.arange(3000)
         table.insert_many({"k": keys, "n": keys * 0, "pad": ["p" * 80] * len(keys)})
@@ -220,7 +221,7 @@ def test_snapshots_and_transactions_beside_writers_on_the_kernel_backend(folder:
             rng = np.random.default_rng(seed)
             while not done.is_set():
                 a, b = rng.choice(3000, 2, replace=False).tolist()
-                db.run(lambda txn: swap(txn, a, b))
+                db.run(functools.partial(swap, a=a, b=b))
 
         writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
         for thread in writers:

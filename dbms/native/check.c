@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Check everything: every page of every tree, its place and its order, the list of
+ * free pages, that no page is lost or in two places, and what the disk has of them.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "commit.h"
+
+#define DEPTH_MAX	32u
+
+/**
+ * struct check - a check that is under way
+ * @w: the channel
+ * @seen: for each page whether something refers to it
+ * @leaf: the link of the last leaf
+ * @result: counts
+ */
+struct check {
+	struct exdb_worker *w;
+	uint8_t *seen;
+	uint64_t leaf;
+	struct exdb_check *result;
+};
+
+static int fail(struct check *c, uint64_t page)
+{
+	c->w->error_page = page;
+	return -EUCLEAN;
+}
+
+static int see(struct check *c, uint64_t page)
+{
+	if (!page || page >= c->w->db->next_page || c->seen[page])
+		return fail(c, page);
+	c->seen[page] = 1;
+	return 0;
+}
+
+/* Whether the entries lie in the page, without overlap in sum. */
+static bool has_sound_slots(const struct node *node)
+{
+	unsigned int i, slots = sizeof(*node) + node->count * sizeof(struct node_slot);
+	unsigned int used = 0;
+
+	if (node->count > NODE_SPACE / sizeof(struct node_slot) || node->begin < slots ||
+	    node->begin > PAGE_SIZE)
+		return false;
+	for (i = 0; i < node->count; i++) {
+		const struct node_slot *slot = &node->slots[i];
+		unsigned int size = slot->key_length + slot->value_length;
+
+		if (slot->offset < node->begin || size > PAGE_SIZE - slot->offset ||
+		    slot->key_length > EXDB_KEY_MAX ||
+		    (!node_is_leaf(node) && slot->value_length != NODE_CHILD))
+			return false;
+		used += size;
+	}
+	return used + node->garbage == PAGE_SIZE - node->begin;
+}
+
+/* Whether the keys ascend, from @low on and, if there is one, below @high. */
+static bool is_in_order(const struct node *node, const struct exdb_key *low,
+			const struct exdb_key *high)
+{
+	unsigned int i;
+
+	for (i = 0; i + 1 < node->count; i++)
+		if (node_compare(node, i + 1, node_key(node, i), node->slots[i].key_length) >= 0)
+			return false;
+	if (!node->count)
+		return true;
+	if (node_compare(node, 0, low->bytes, low->length) > 0)
+		return false;
+	return !high || node_compare(node, node->count - 1, high->bytes, high->length) > 0;
+}
+
+static int check_node(struct check *c, uint64_t page, const struct exdb_key *low,
+		      const struct exdb_key *high, int level);
+
+static void get_key(struct exdb_key *key, const struct node *node, unsigned int i)
+{
+	key->length = node->slots[i].key_length;
+	memcpy(key->bytes, node_key(node, i), key->length);
+}
+
+static int check_children(struct check *c, const struct node *node, const struct exdb_key *low,
+			  const struct exdb_key *high)
+{
+	struct exdb_key from = *low, to;
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i <= node->count && !ret; i++) {
+		if (i < node->count)
+			get_key(&to, node, i);
+		ret = check_node(c, node_child(node, i), &from, i < node->count ? &to : high,
+				 node->header.level - 1);
+		from = to;
+	}
+	return ret;
+}
+
+static int check_leaf(struct check *c, uint64_t page, const struct node *node)
+{
+	if (c->leaf && c->leaf != page)
+		return fail(c, page);
+	/* UINT64_MAX: there must be no other one */
+	c->leaf = node->link ? node->link : UINT64_MAX;
+	c->result->rows += node->count;
+	return 0;
+}
+
+/* The subtree of a page whose keys must be in [low, high); a level of -1 will be any. */
+static int check_node(struct check *c, uint64_t page, const struct exdb_key *low,
+		      const struct exdb_key *high, int level)
+{
+	const struct node *node;
+	const void *mem;
+	int ret = see(c, page);
+
+	if (!ret)
+		ret = buffer_fix_shared(c->w, page, &mem);
+	if (ret)
+		return ret;
+	node = mem;
+	c->result->tree_pages++;
+	if ((level >= 0 && node->header.level != level) || node->header.level > DEPTH_MAX ||
+	    node->header.type != (node_is_leaf(node) ? PAGE_LEAF : PAGE_INNER) ||
+	    !has_sound_slots(node) || !is_in_order(node, low, high))
+		ret = fail(c, page);
+	else if (node_is_leaf(node))
+		ret = check_leaf(c, page, node);
+	else
+		ret = check_children(c, node, low, high);
+	buffer_unfix_shared(c->w, page);
+	return ret;
+}
+
+static int check_tree(struct check *c, uint64_t root)
+{
+	const struct exdb_key low = { 0 };
+	int ret;
+
+	c->leaf = 0;
+	c->result->trees++;
+	ret = check_node(c, root, &low, NULL, -1);
+	if (!ret && c->leaf != UINT64_MAX)
+		ret = fail(c, root);
+	return ret;
+}
+
+static int check_free_list(struct check *c)
+{
+	uint64_t page = c->w->db->free_page;
+	const struct free_page *freed;
+	const void *mem;
+	int ret = 0;
+
+	while (page && !ret) {
+		ret = see(c, page);
+		if (!ret)
+			ret = buffer_fix_shared(c->w, page, &mem);
+		if (ret)
+			return ret;
+		freed = mem;
+		if (freed->header.type != PAGE_FREE)
+			ret = fail(c, page);
+		buffer_unfix_shared(c->w, page);
+		page = freed->next;
+		c->result->free_pages++;
+	}
+	return ret || c->result->free_pages == c->w->db->nr_free ? ret : fail(c, c->w->db->free_page);
+}
+
+/* What the disk has of a page that is not newer in memory. */
+static int check_stored(struct check *c, uint64_t page, void *buffer)
+{
+	struct exdb *db = c->w->db;
+	const void *mem;
+	uint32_t block;
+	unsigned int done;
+	int ret = buffer_fix_shared(c->w, page, &mem);
+
+	if (ret)
+		return ret;
+	block = map_get(db, page);
+	if (block && !(state_load(page_state(db, page)) & STATE_DIRTY)) {
+		c->w->error_page = page;
+		ret = disk_read(db->backing_fd, &block, &buffer, 1, &done);
+		if (!ret)
+			ret = page_verify(buffer, page);
+		c->result->stored_pages++;
+	}
+	buffer_unfix_shared(c->w, page);
+	return ret == -ENXIO ? -EUCLEAN : ret;
+}
+
+/* The commit lock is held. */
+static int check_all(struct check *c, void *buffer)
+{
+	struct exdb *db = c->w->db;
+	uint64_t page;
+	uint32_t tree;
+	int ret = check_tree(c, DIRECTORY_ROOT);
+
+	for (tree = 1; tree < EXDB_TREES_MAX && tree < db->next_tree && !ret; tree++)
+		if (tree_root(db, tree))
+			ret = check_tree(c, tree_root(db, tree));
+	if (!ret)
+		ret = check_free_list(c);
+	for (page = 1; page < db->next_page && !ret; page++) {
+		if (c->seen[page])
+			ret = check_stored(c, page, buffer);
+		else
+			ret = fail(c, page);
+	}
+	return ret;
+}
+
+int exdb_check(struct exdb_worker *w, struct exdb_check *result)
+{
+	struct check c = { .w = w, .result = result };
+	void *buffer = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+	int ret = -ENOMEM;
+
+	*result = (struct exdb_check){ 0 };
+	pthread_mutex_lock(&w->db->commit);
+	c.seen = calloc(w->db->next_page, 1);
+	if (c.seen && buffer)
+		ret = check_all(&c, buffer);
+	pthread_mutex_unlock(&w->db->commit);
+	free(c.seen);
+	free(buffer);
+	return ret;
+}
