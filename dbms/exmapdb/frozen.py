@@ -27,7 +27,8 @@ class FreezeStats:
     """What a freeze has cost so far.
 
     pages: resident at that moment.  copied: frames copied for it, those of the page map included; the posix
-    backend copies all at once, the kernel those that writers change.  microseconds: that taking the snapshot took.
+    backend copies all at once, the kernel those that writers change.  microseconds: that taking the
+    snapshot took.
     """
 
     pages: int

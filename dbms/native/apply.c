@@ -15,14 +15,6 @@ struct run {
 	struct btree_entry entries[RUN_MAX];
 };
 
-static bool is_greater(const struct btree_entry *a, const struct btree_entry *b)
-{
-	unsigned int common = a->key_length < b->key_length ? a->key_length : b->key_length;
-	int order = memcmp(a->key, b->key, common);
-
-	return order > 0 || (!order && a->key_length > b->key_length);
-}
-
 /* Take the operation at @*at into the run; 0 if it is not one of it, or -EUCLEAN. */
 static int take_op(struct run *run, const uint8_t **at, const uint8_t *end)
 {
@@ -42,7 +34,7 @@ static int take_op(struct run *run, const uint8_t **at, const uint8_t *end)
 		.value_length = op.value_length,
 	};
 	if (run->n && (run->kind != op.kind || run->tree != op.tree || op.kind == OP_CREATE ||
-		       is_greater(entry - 1, entry)))
+		       btree_compare(entry - 1, entry) > 0))
 		return 0;
 	run->kind = op.kind;
 	run->tree = op.tree;

@@ -215,12 +215,7 @@ int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *ke
 	ret = -ENOENT;
 	i = node_lower_bound(node, key->bytes, key->length, &found);
 	if (found) {
-		const struct btree_row row = {
-			.key = node_key(node, i),
-			.value = node_value(node, i),
-			.key_length = node->slots[i].key_length,
-			.value_length = node->slots[i].value_length,
-		};
+		const struct btree_row row = btree_row_at(node, i);
 
 		ret = fn(arg, &row);
 	}

@@ -31,6 +31,11 @@ struct btree_entry {
 	uint32_t row;
 };
 
+static inline int btree_compare(const struct btree_entry *a, const struct btree_entry *b)
+{
+	return key_compare(a->key, a->key_length, b->key, b->key_length);
+}
+
 /* An entry as it lies in a leaf that is latched. */
 struct btree_row {
 	const uint8_t *key;
@@ -38,6 +43,16 @@ struct btree_row {
 	unsigned int key_length;
 	unsigned int value_length;
 };
+
+static inline struct btree_row btree_row_at(const struct node *leaf, unsigned int i)
+{
+	return (struct btree_row){
+		.key = node_key(leaf, i),
+		.value = node_value(leaf, i),
+		.key_length = leaf->slots[i].key_length,
+		.value_length = leaf->slots[i].value_length,
+	};
+}
 
 /* 0 to go on, 1 to stop before this row, or -errno. */
 typedef int (*btree_row_fn)(void *arg, const struct btree_row *row);

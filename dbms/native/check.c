@@ -80,12 +80,6 @@ static bool is_in_order(const struct node *node, const struct exdb_key *low,
 static int check_node(struct check *c, uint64_t page, const struct exdb_key *low,
 		      const struct exdb_key *high, int level);
 
-static void get_key(struct exdb_key *key, const struct node *node, unsigned int i)
-{
-	key->length = node->slots[i].key_length;
-	memcpy(key->bytes, node_key(node, i), key->length);
-}
-
 static int check_children(struct check *c, const struct node *node, const struct exdb_key *low,
 			  const struct exdb_key *high)
 {
@@ -95,7 +89,7 @@ static int check_children(struct check *c, const struct node *node, const struct
 
 	for (i = 0; i <= node->count && !ret; i++) {
 		if (i < node->count)
-			get_key(&to, node, i);
+			node_copy_key(&to, node, i);
 		ret = check_node(c, node_child(node, i), &from, i < node->count ? &to : high,
 				 node->header.level - 1);
 		from = to;

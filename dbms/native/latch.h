@@ -62,14 +62,7 @@ static inline void fence_set(struct fence *fence, const uint8_t *key, unsigned i
 static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
 				  unsigned int length)
 {
-	unsigned int common;
-	int order;
-
-	if (!fence->bounded)
-		return true;
-	common = fence->length < length ? fence->length : length;
-	order = memcmp(key, fence->key, common);
-	return order < 0 || (!order && length < fence->length);
+	return !fence->bounded || key_compare(key, length, fence->key, fence->length) < 0;
 }
 
 /* btree.c: the leaf for a key, latched exclusively, and the keys that it may take. */

@@ -33,13 +33,10 @@ static int compare_with_head(const struct node *node, unsigned int i, uint32_t h
 			     const uint8_t *key, unsigned int length)
 {
 	const struct node_slot *slot = &node->slots[i];
-	unsigned int common = length < slot->key_length ? length : slot->key_length;
-	int ret;
 
 	if (head != slot->head)
 		return head < slot->head ? -1 : 1;
-	ret = memcmp(key, node_key(node, i), common);
-	return ret ? ret : (int)length - (int)slot->key_length;
+	return key_compare(key, length, node_key(node, i), slot->key_length);
 }
 
 int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length)

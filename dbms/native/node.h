@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "exdb.h"
 #include "page.h"
@@ -70,6 +71,15 @@ static_assert(sizeof(struct node) == 64, "on-disk format");
 static_assert(4 * (EXDB_ROW_MAX + sizeof(struct node_slot)) <= NODE_SPACE,
 	      "half of a leaf takes any entry");
 
+/* Keys are strings of bytes; a beginning comes before what it is the beginning of. */
+static inline int key_compare(const uint8_t *a, unsigned int a_length, const uint8_t *b,
+			      unsigned int b_length)
+{
+	int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
+
+	return order ? order : (int)a_length - (int)b_length;
+}
+
 void node_init(struct node *node, uint64_t number, unsigned int level);
 
 static inline bool node_is_leaf(const struct node *node)
@@ -85,6 +95,12 @@ static inline const uint8_t *node_key(const struct node *node, unsigned int i)
 static inline const uint8_t *node_value(const struct node *node, unsigned int i)
 {
 	return node_key(node, i) + node->slots[i].key_length;
+}
+
+static inline void node_copy_key(struct exdb_key *to, const struct node *node, unsigned int i)
+{
+	to->length = node->slots[i].key_length;
+	memcpy(to->bytes, node_key(node, i), to->length);
 }
 
 /* Bytes that are free, together or not. */

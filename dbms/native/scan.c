@@ -64,12 +64,6 @@ static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct
 	return 0;
 }
 
-static void remember(struct btree_cursor *cursor, const struct node *leaf, unsigned int i)
-{
-	cursor->low.length = leaf->slots[i].key_length;
-	memcpy(cursor->low.bytes, node_key(leaf, i), cursor->low.length);
-}
-
 /* Rows of one leaf from slot @i on.  0 at its end, 1 if the scan is to stop, or -errno. */
 static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, unsigned int i,
 		     btree_row_fn fn, void *arg)
@@ -78,12 +72,7 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, unsig
 	int ret;
 
 	for (; i < leaf->count; i++) {
-		const struct btree_row row = {
-			.key = node_key(leaf, i),
-			.value = node_value(leaf, i),
-			.key_length = leaf->slots[i].key_length,
-			.value_length = leaf->slots[i].value_length,
-		};
+		const struct btree_row row = btree_row_at(leaf, i);
 
 		if (cursor->bounded && node_compare(leaf, i, high->bytes, high->length) <= 0) {
 			cursor->done = true;
@@ -91,7 +80,7 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, unsig
 		}
 		ret = fn(arg, &row);
 		if (ret) {
-			remember(cursor, leaf, i);
+			node_copy_key(&cursor->low, leaf, i);
 			return ret;
 		}
 	}
@@ -138,7 +127,7 @@ static int scan_run(struct exdb_worker *w, struct btree_cursor *cursor, btree_ro
 		i = 0;
 	} while (!ret && (more || !at.leaf->count));
 	if (!ret)
-		remember(cursor, at.leaf, 0);
+		node_copy_key(&cursor->low, at.leaf, 0);
 	buffer_unfix_shared(w, at.page);
 	return ret;
 }

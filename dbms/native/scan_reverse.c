@@ -60,12 +60,6 @@ static int read_ahead(struct exdb_worker *w, struct btree_cursor *cursor, const 
 	return buffer_prefetch(w, pages, n);
 }
 
-static void copy_key(struct exdb_key *to, const struct node *node, unsigned int i)
-{
-	to->length = node->slots[i].key_length;
-	memcpy(to->bytes, node_key(node, i), to->length);
-}
-
 /* Find the leaf of the greatest key that is wanted. */
 static int seek(struct exdb_worker *w, struct btree_cursor *cursor, struct arrival *at)
 {
@@ -82,7 +76,7 @@ static int seek(struct exdb_worker *w, struct btree_cursor *cursor, struct arriv
 		uint64_t child = node_child(node, i);
 
 		if (i) {
-			copy_key(&at->from, node, i - 1);
+			node_copy_key(&at->from, node, i - 1);
 			at->bounded = !is_unwanted_below(cursor, node, i - 1);
 		}
 		if (node->header.level == 1)
@@ -106,12 +100,7 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, btree
 	int ret;
 
 	for (i = end; i > 0; i--) {
-		const struct btree_row row = {
-			.key = node_key(leaf, i - 1),
-			.value = node_value(leaf, i - 1),
-			.key_length = leaf->slots[i - 1].key_length,
-			.value_length = leaf->slots[i - 1].value_length,
-		};
+		const struct btree_row row = btree_row_at(leaf, i - 1);
 
 		if (node_compare(leaf, i - 1, cursor->low.bytes, cursor->low.length) > 0) {
 			cursor->done = true;
@@ -121,7 +110,7 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, btree
 		if (!ret)
 			continue;
 		if (i < end) {
-			copy_key(&cursor->high, leaf, i);
+			node_copy_key(&cursor->high, leaf, i);
 			cursor->bounded = true;
 		}
 		/* the same leaf again */

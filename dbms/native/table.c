@@ -109,18 +109,10 @@ static int encode_key(struct batch *batch, const struct exdb_layout *layout,
 	return 0;
 }
 
-static int compare_keys(const struct btree_entry *x, const struct btree_entry *y)
-{
-	unsigned int common = x->key_length < y->key_length ? x->key_length : y->key_length;
-	int order = memcmp(x->key, y->key, common);
-
-	return order ? order : (int)x->key_length - (int)y->key_length;
-}
-
 static int compare_entries(const void *a, const void *b)
 {
 	const struct btree_entry *x = a, *y = b;
-	int order = compare_keys(x, y);
+	int order = btree_compare(x, y);
 
 	/* the later of two equal keys comes last, and wins a replace */
 	return order ? order : (x->row > y->row) - (x->row < y->row);
@@ -159,7 +151,7 @@ static int commit_entries(struct exdb_worker *w, enum op_kind kind, uint32_t tre
 	*result = (struct commit_result){ 0 };
 	for (i = 0; i < n && !ret; i++) {
 		result->op = i;
-		if (kind == OP_INSERT && i && !compare_keys(&entries[i - 1], &entries[i]))
+		if (kind == OP_INSERT && i && !btree_compare(&entries[i - 1], &entries[i]))
 			ret = -EEXIST;
 		else
 			ret = op_list_add(&ops, kind, tree, &entries[i]);

@@ -123,10 +123,7 @@ void exdb_scan_free(struct exdb_scan *scan)
 
 static int compare_own(const struct own *own, const uint8_t *key, unsigned int length)
 {
-	unsigned int common = own->key_length < length ? own->key_length : length;
-	int order = memcmp(own->key, key, common);
-
-	return order ? order : (int)own->key_length - (int)length;
+	return key_compare(own->key, own->key_length, key, length);
 }
 
 /* The next own key in the scan's order, or NULL. */

@@ -160,19 +160,11 @@ void exdb_txn_end(struct exdb_txn *txn)
 	free(txn);
 }
 
-static int compare_bytes(const uint8_t *a, unsigned int a_length, const uint8_t *b,
-			 unsigned int b_length)
-{
-	int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
-
-	return order ? order : (int)a_length - (int)b_length;
-}
-
 static int compare(const struct own *own, uint32_t tree, const uint8_t *key, unsigned int length)
 {
 	if (own->tree != tree)
 		return own->tree < tree ? -1 : 1;
-	return compare_bytes(own->key, own->key_length, key, length);
+	return key_compare(own->key, own->key_length, key, length);
 }
 
 /* The last element less than the key, on each level. */
@@ -405,10 +397,10 @@ int txn_create_tree(struct exdb_txn *txn, uint32_t *tree)
 static bool range_has(const struct range *range, const struct op_header *op, const uint8_t *key)
 {
 	if (range->tree != op->tree ||
-	    compare_bytes(key, op->key_length, range->low.bytes, range->low.length) < 0)
+	    key_compare(key, op->key_length, range->low.bytes, range->low.length) < 0)
 		return false;
 	return !range->bounded ||
-	       compare_bytes(key, op->key_length, range->high.bytes, range->high.length) < 0;
+	       key_compare(key, op->key_length, range->high.bytes, range->high.length) < 0;
 }
 
 static bool was_read(const void *arg, uint64_t seq, const struct op_header *op, const uint8_t *key)
