@@ -63,7 +63,7 @@ def fill(table: exmapdb.Table) -> int:
     """Insert rows until that fails, and return how many went in; the error is that of the last."""
     for i in range(10_000):
         try:
-            table.insert({"k": i, "v": "x" * 80})
+            table.insert({"k": i, "v": "x" * 600})
         except exmapdb.StorageError:
             return i
     raise AssertionError("nothing failed")
@@ -225,7 +225,7 @@ def test_after_a_failed_write_the_database_is_read_only_and_loses_nothing(tmp_pa
     # it stays so, however well the disk does now
     with pytest.raises(exmapdb.ReadOnlyError):
         table.delete(0)
-    assert table.get(0) == {"k": 0, "v": "x" * 80}
+    assert table.get(0) == {"k": 0, "v": "x" * 600}
     with pytest.raises(exmapdb.ReadOnlyError):
         db.close()
     assert db.closed
@@ -273,7 +273,7 @@ def test_a_full_region_is_named_and_leaves_a_good_database(tmp_path: Path) -> No
         table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
         rows = fill(table)
         with pytest.raises(exmapdb.DatabaseFullError, match="capacity"):
-            table.insert({"k": rows, "v": "x" * 80})
+            table.insert({"k": rows, "v": "x" * 600})
         assert table.count() == rows
     with open_tiny(path) as db:
         assert db.table("t").count() == rows
