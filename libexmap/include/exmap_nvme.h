@@ -143,6 +143,7 @@ struct exmap;
  * @rung: tail that the controller knows
  * @head: next entry of @cq to look at
  * @phase: its phase tag, once it is there
+ * @unacked: entries of @cq that were reaped since the controller was told the head
  * @slow: not a controller that sees frame f at iova_base + f * 4096
  * @backend: EXMAP_BACKEND_KERNEL or EXMAP_BACKEND_POSIX
  * @fd: of the queue; posix: of the file
@@ -170,6 +171,7 @@ struct exmap_nvme_queue {
 	uint32_t rung;
 	uint32_t head;
 	uint32_t phase;
+	uint32_t unacked;
 	uint32_t slow;
 	uint32_t backend;
 	int fd;
@@ -398,9 +400,16 @@ static inline size_t exmap_nvme_reap(struct exmap_nvme_queue *queue,
 			queue->phase ^= 1;
 		}
 	}
-	/* pairs with the controller's overwriting what has been read, once it is told */
-	if (n)
+	/*
+	 * One doorbell for a quarter of the queue: until then the controller has room, and
+	 * if it had none, there would be more to reap.  Pairs with the controller's
+	 * overwriting what has been read, once it is told.
+	 */
+	queue->unacked += (uint32_t)n;
+	if (queue->unacked >= (queue->depth + 3) / 4) {
 		exmap_store_release(queue->cq_doorbell, queue->head);
+		queue->unacked = 0;
+	}
 	return n;
 }
 

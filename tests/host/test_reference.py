@@ -31,7 +31,7 @@ STRUCTS = [
     ("exmap", 7),
     ("exmap_snapshot", 5),
     ("exmap_nvme_config", 3),
-    ("exmap_nvme_queue", 25),
+    ("exmap_nvme_queue", 26),
 ]
 
 
