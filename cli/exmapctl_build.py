@@ -9,7 +9,8 @@ __all__ = ["ffibuilder"]
 # setuptools wants sources relative to the project's root
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = [
-    f"cli/native/{name}.c" for name in ("run", "pages", "presence", "proof", "orders", "snapshot", "traffic")
+    f"cli/native/{name}.c"
+    for name in ("run", "pages", "presence", "proof", "orders", "snapshot", "traffic", "nvme", "nvme_uring")
 ]
 LIBEXMAP = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "libexmap/src").glob("*.c") if path.name != "ffi.c"
@@ -54,7 +55,7 @@ enum presence_how {
     PRESENCE_MINCORE, PRESENCE_PAGEMAP_SCAN, ...
 };
 struct presence_bench;
-struct presence_proof { uint64_t checks; uint64_t syscalls; uint64_t control; };
+struct bench_proof { uint64_t syscalls; uint64_t control; };
 int presence_open(uint32_t backend, uint64_t region_pages, uint64_t seed, struct presence_bench **out);
 void presence_close(struct presence_bench *bench);
 bool presence_supported(struct presence_bench *bench, unsigned int how);
@@ -62,7 +63,25 @@ uint32_t presence_backend(const struct presence_bench *bench);
 int presence_run(struct presence_bench *bench, unsigned int how, int cpu,
                  const struct bench_time *time, struct bench_result *result);
 long presence_verify(struct presence_bench *bench, unsigned int how);
-int presence_prove(struct presence_bench *bench, uint64_t checks, struct presence_proof *proof);
+int presence_prove(struct presence_bench *bench, uint64_t checks, struct bench_proof *proof);
+
+enum nvme_how {
+    NVME_USER, NVME_PREAD, NVME_URING, NVME_URING_FIXED, NVME_PASSTHROUGH, ...
+};
+struct nvme_config {
+    uint32_t how; uint32_t threads; uint32_t polled; const char *device; uint64_t pages; uint64_t seed;
+};
+struct nvme_bench;
+int nvme_open(const struct nvme_config *config, struct nvme_bench **out);
+void nvme_close(struct nvme_bench *bench);
+long nvme_verify(struct nvme_bench *bench);
+int nvme_run(struct nvme_bench *bench, bool write, unsigned int depth, const int *cpus,
+             unsigned int threads, const struct bench_time *time, struct bench_result *result,
+             double *calls_per_io);
+int nvme_count(struct nvme_bench *bench, bool write, unsigned int depth, unsigned int rounds,
+               struct bench_result *result);
+int nvme_prove(struct nvme_bench *bench, unsigned int depth, uint64_t transfers,
+               struct bench_proof *proof);
 
 uint64_t bench_shootdowns_on(const int *cpus, unsigned int n);
 static const int SNAPSHOT_BUCKET_NS, SNAPSHOT_MAX_WRITERS, SNAPSHOT_SLOTS;
@@ -105,13 +124,15 @@ ffibuilder = FFI()
 ffibuilder.cdef(CDEF)
 ffibuilder.set_source(
     "exmapctl._bench",
-    '#include "snapshot.h"',
+    '#include "snapshot.h"\n#include "nvme.h"',
     sources=NATIVE + LIBEXMAP,
     include_dirs=["cli/native", "libexmap/include", "libexmap/src", "kmod/uapi"],
     depends=[
         "cli/native/bench.h",
         "cli/native/snapshot.h",
+        "cli/native/nvme.h",
         "libexmap/include/exmap_user.h",
+        "libexmap/include/exmap_nvme.h",
         "kmod/uapi/exmap.h",
     ],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["owned_controller"]
+__all__ = ["DRIVER", "owned_controller"]
 
 DRIVER = Path("/sys/bus/pci/drivers/exmap-nvme")
 

@@ -11,10 +11,12 @@ from typer.core import TyperGroup
 
 from exmapctl import __version__, doctor, module, status
 from exmapctl.bench.cli import bench_app
+from exmapctl.bench.nvme_cli import nvme_command
 from exmapctl.bench.snapshot_cli import snapshot_command
 from exmapctl.errors import ExmapctlError, complain
 from exmapctl.introspect_cli import monitor_command, snapshot_app, tune_command
 from exmapctl.machine import Machine
+from exmapctl.nvme_cli import nvme_app
 from exmapctl.options import JsonOption
 from exmapctl.output import emit
 
@@ -75,7 +77,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 bench_app.command("snapshot")(snapshot_command)
+bench_app.command("nvme")(nvme_command)
 app.add_typer(bench_app, name="bench")
+app.add_typer(nvme_app, name="nvme")
 
 
 def print_version(wanted: bool) -> None:

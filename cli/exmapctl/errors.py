@@ -6,6 +6,8 @@ from typing import NoReturn
 __all__ = [
     "BenchFailedError",
     "CommandFailedError",
+    "ControllerAbsentError",
+    "ControllerInUseError",
     "ExmapctlError",
     "MissingExtraError",
     "ModuleAbsentError",
@@ -70,6 +72,20 @@ class ModuleInUseError(ExmapctlError):
 
 class CommandFailedError(ExmapctlError):
     """A program of the system failed."""
+
+
+class ControllerAbsentError(ExmapctlError):
+    """There is no such NVMe controller."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is no NVMe controller of this machine: 'exmapctl nvme list' shows them")
+
+
+class ControllerInUseError(ExmapctlError):
+    """Somebody uses a controller's disk, or has left something on it."""
+
+    def __init__(self, address: str, obstacles: list[str]) -> None:
+        super().__init__(f"{address}: {'; '.join(obstacles)}. --force takes it all the same")
 
 
 class MissingExtraError(ExmapctlError):

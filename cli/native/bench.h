@@ -59,6 +59,20 @@ uint64_t bench_now(void);
 void bench_pause(uint64_t ns);
 int bench_pin(int cpu);
 
+/**
+ * struct bench_proof - what a thread that may not make system calls did
+ * @syscalls: system calls that it made
+ * @control: system calls counted for one getppid() afterwards, to show that
+ *	the count works
+ */
+struct bench_proof {
+	uint64_t syscalls;
+	uint64_t control;
+};
+
+/* Runs @work in a thread that traps its system calls. */
+int bench_prove(void (*work)(void *arg), void *arg, struct bench_proof *proof);
+
 /* pages.c: map, touch and unmap pages */
 
 enum pages_how {
@@ -133,19 +147,7 @@ int presence_run(struct presence_bench *bench, unsigned int how, int cpu,
 /* Compares @how with what is known, page by page; the number of wrong answers or -errno. */
 long presence_verify(struct presence_bench *bench, unsigned int how);
 
-/**
- * struct presence_proof - what a thread that may not make system calls did
- * @checks: residency checks
- * @syscalls: system calls that it made meanwhile
- * @control: system calls counted for one getppid() afterwards, to show that
- *	the count works
- */
-struct presence_proof {
-	uint64_t checks;
-	uint64_t syscalls;
-	uint64_t control;
-};
-
-int presence_prove(struct presence_bench *bench, uint64_t checks, struct presence_proof *proof);
+/* Residency checks, under bench_prove. */
+int presence_prove(struct presence_bench *bench, uint64_t checks, struct bench_proof *proof);
 
 #endif /* EXMAPCTL_BENCH_H */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Proof that a residency check is no system call: a thread does many of them
- * under a seccomp filter that turns every system call into a signal, which is
+ * Proof that something makes no system call: a thread does it many times under a
+ * seccomp filter that turns every system call into a signal, which is
  * counted.  The filter is the thread's own and dies with it.
  */
 #define _GNU_SOURCE
@@ -17,11 +17,10 @@
 
 #include "bench.h"
 
-struct proof {
-	const struct exmap *ex;
-	uint64_t checks;
-	uint64_t syscalls;
-	uint64_t control;
+struct job {
+	void (*work)(void *arg);
+	void *arg;
+	struct bench_proof *proof;
 	int error;
 };
 
@@ -60,42 +59,57 @@ static int open_sigsys(void)
 	return -pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-static void *check_trapped(void *arg)
+static void *work_trapped(void *arg)
 {
-	struct proof *proof = arg;
-	uint64_t i, found = 0;
+	struct job *job = arg;
 
 	trapped = 0; /* before the trap: the first touch of it may allocate */
-	proof->error = open_sigsys();
-	if (!proof->error)
-		proof->error = trap_syscalls();
-	if (proof->error)
+	job->error = open_sigsys();
+	if (!job->error)
+		job->error = trap_syscalls();
+	if (job->error)
 		return NULL;
-	for (i = 0; i < proof->checks; i++)
-		found += exmap_is_mapped(proof->ex, i * 7919 % proof->ex->region_pages);
-	proof->syscalls = trapped;
+	job->work(job->arg);
+	job->proof->syscalls = trapped;
 	syscall(SYS_getppid);
-	proof->control = trapped - proof->syscalls;
-	return found == UINT64_MAX ? arg : NULL;
+	job->proof->control = trapped - job->proof->syscalls;
+	return NULL;
 }
 
-int presence_prove(struct presence_bench *bench, uint64_t checks, struct presence_proof *proof)
+int bench_prove(void (*work)(void *arg), void *arg, struct bench_proof *proof)
 {
 	struct sigaction action = { .sa_handler = count_trap }, old;
-	struct proof work = { .ex = presence_region(bench), .checks = checks };
+	struct job job = { .work = work, .arg = arg, .proof = proof };
 	pthread_t thread;
 	int ret;
 
 	if (sigaction(SIGSYS, &action, &old))
 		return -errno;
-	ret = -pthread_create(&thread, NULL, check_trapped, &work);
+	ret = -pthread_create(&thread, NULL, work_trapped, &job);
 	if (!ret)
 		pthread_join(thread, NULL);
 	sigaction(SIGSYS, &old, NULL);
-	if (!ret)
-		ret = work.error;
-	proof->checks = work.checks;
-	proof->syscalls = work.syscalls;
-	proof->control = work.control;
-	return ret;
+	return ret ? ret : job.error;
+}
+
+struct checks {
+	const struct exmap *ex;
+	uint64_t n;
+	uint64_t found; /* keeps the compiler from dropping them */
+};
+
+static void check_residency(void *arg)
+{
+	struct checks *checks = arg;
+	uint64_t i;
+
+	for (i = 0; i < checks->n; i++)
+		checks->found += exmap_is_mapped(checks->ex, i * 7919 % checks->ex->region_pages);
+}
+
+int presence_prove(struct presence_bench *bench, uint64_t checks, struct bench_proof *proof)
+{
+	struct checks work = { .ex = presence_region(bench), .n = checks };
+
+	return bench_prove(check_residency, &work, proof);
 }

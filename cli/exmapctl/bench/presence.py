@@ -70,7 +70,7 @@ class Presence:
 
         Raises BenchFailedError if the trap does not catch the one call that is made to try it.
         """
-        proof = ffi.new("struct presence_proof *")
+        proof = ffi.new("struct bench_proof *")
         check(lib.presence_prove(self.native, PROOF_CHECKS, proof), "cannot trap system calls")
         if proof.control != 1:
             raise BenchFailedError(f"the trap saw {proof.control} of 1 system calls: it proves nothing")
