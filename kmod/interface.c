@@ -151,8 +151,9 @@ long exmap_interface_action(struct exmap_region *region, unsigned int nr, unsign
 	if (!iov)
 		iov = itf->user->iov;
 
+	trace_exmap_op_begin(region->id, nr, opcode, len, 0);
 	ret = run_opcode(region, itf, opcode, iov, len, flags);
-	trace_exmap_op(region->id, nr, opcode, len, ret);
+	trace_exmap_op_end(region->id, nr, opcode, len, ret);
 	return ret;
 }
 
@@ -233,7 +234,7 @@ vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool wri
 	if (ret == 1)
 		op.itf->counts.faults++;
 	exmap_op_finish(&op, true);
-	trace_exmap_fault(region->id, page, write, ret);
+	trace_exmap_fault(region, page, write, false, ret);
 	return fault_result(region, page, ret);
 }
 
@@ -248,7 +249,7 @@ vm_fault_t exmap_interface_mkwrite(struct exmap_region *region, u64 page)
 	op.in_fault = true;
 	ret = exmap_op_unshare_page(&op, page);
 	exmap_op_finish(&op, true);
-	trace_exmap_fault(region->id, page, true, ret);
+	trace_exmap_fault(region, page, true, true, ret);
 	/* the entry is writable now, or the page is gone: either way the CPU tries again */
 	return ret < 0 && ret != -EINTR ? VM_FAULT_SIGSEGV : VM_FAULT_NOPAGE;
 }

@@ -16,6 +16,7 @@
 
 #include "exmap.h"
 #include "ptable.h"
+#include "trace.h"
 
 /* After a change of the threshold or the pool. */
 void exmap_quarantine_set_limit(struct exmap_region *region)
@@ -71,6 +72,7 @@ void exmap_quarantine_drain(struct exmap_region *region, struct exmap_interface 
 		clear_word(region, bind, frame);
 		retire(region, itf, frame);
 	}
+	trace_exmap_drain(region->id, head - itf->ring_head, itf->ring_tail - head);
 	WRITE_ONCE(itf->ring_head, head);
 }
 

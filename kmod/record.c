@@ -224,6 +224,7 @@ static void record_copy(struct exmap_op *op, struct exmap_snapshot *snap, u64 pa
 	struct page **pages = op->region->pool.pages;
 
 	copy_highpage(pages[frame], pages[live]);
+	trace_exmap_copy_out(snap, page);
 	record->words[page % EXMAP_CHUNK_PAGES] = frame + 1;
 	record->nr_frames++;
 	op->itf->counts.copies++;
@@ -403,6 +404,7 @@ int exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u6
 		/* get_user_pages may have been faster; see exmap_quarantine_drain */
 		record->pinned |= page_ref_count(region->pool.pages[frame]) != 1;
 		gained = 1 - unreserve_one(snap);
+		trace_exmap_keep(snap, page);
 	}
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();

@@ -122,8 +122,10 @@ void exmap_snapshot_destroy(struct exmap_snapshot *snap)
 	if (dead)
 		trim_dead_region(region);
 	up_write(&region->snapshots_lock);
-	if (frozen)
+	if (frozen) {
+		trace_exmap_snapshot_gone(snap);
 		exmap_netlink_snapshot_event(snap, EXMAP_GENL_CMD_SNAPSHOT_GONE);
+	}
 	call_rcu(&snap->rcu, free_snapshot);
 	exmap_region_put(region);
 }
@@ -148,7 +150,7 @@ void exmap_snapshot_break(struct exmap_region *region, u64 nr)
 		/* the oldest first: it leaves nothing to a broken one */
 		detach(snap);
 		give_reserve(snap);
-		trace_exmap_snapshot_broken(region->id, snap->id);
+		trace_exmap_snapshot_broken(snap);
 		exmap_netlink_snapshot_event(snap, EXMAP_GENL_CMD_SNAPSHOT_BROKEN);
 	}
 	up_write(&region->snapshots_lock);

@@ -9,6 +9,7 @@
  */
 #include <linux/cpumask.h>
 #include <linux/hardirq.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 #include <linux/smp.h>
 #include <asm/invpcid.h>
@@ -83,6 +84,17 @@ static unsigned int flush(struct exmap_region *region, struct flush_request *req
 	return request->ipis;
 }
 
+/* Nobody looks at the clock while nobody listens: then it is 0. */
+static u64 begin_trace(void)
+{
+	return trace_exmap_flush_enabled() ? ktime_get_ns() : 0;
+}
+
+static u64 elapsed(u64 begin)
+{
+	return begin ? ktime_get_ns() - begin : 0;
+}
+
 void exmap_tlb_init(struct exmap_tlb *tlb)
 {
 	atomic64_set(&tlb->started, 1);
@@ -105,6 +117,7 @@ void exmap_tlb_flush(struct exmap_region *region, struct exmap_counts *counts,
 	struct exmap_tlb *tlb = &region->tlb;
 	s64 ticket = atomic64_inc_return(&tlb->started);
 	s64 done = atomic64_read(&tlb->done);
+	u64 begin = begin_trace();
 	unsigned int ipis;
 
 	ipis = flush(region, &request);
@@ -113,7 +126,7 @@ void exmap_tlb_flush(struct exmap_region *region, struct exmap_counts *counts,
 		;
 	counts->flushes++;
 	counts->flush_ipis += ipis;
-	trace_exmap_flush(region->id, reason, 0, ipis);
+	trace_exmap_flush(region->id, reason, 0, ipis, elapsed(begin));
 }
 
 /* Flush up to EXMAP_RANGED_PAGES single pages; retires nothing by itself. */
@@ -121,6 +134,7 @@ void exmap_tlb_flush_pages(struct exmap_region *region, struct exmap_counts *cou
 			   const u32 *pages, unsigned int nr)
 {
 	struct flush_request request = { .start = region->start, .pages = pages, .nr = nr };
+	u64 begin = begin_trace();
 	unsigned int ipis;
 
 	if (exmap_tlb_needs_every_cpu())
@@ -128,5 +142,5 @@ void exmap_tlb_flush_pages(struct exmap_region *region, struct exmap_counts *cou
 	ipis = flush(region, &request);
 	counts->flushes_ranged++;
 	counts->flush_ipis += ipis;
-	trace_exmap_flush(region->id, EXMAP_FLUSH_FREE, nr, ipis);
+	trace_exmap_flush(region->id, EXMAP_FLUSH_FREE, nr, ipis, elapsed(begin));
 }
