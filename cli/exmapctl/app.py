@@ -19,6 +19,8 @@ from exmapctl.machine import Machine
 from exmapctl.nvme_cli import nvme_app
 from exmapctl.options import JsonOption
 from exmapctl.output import emit
+from exmapctl.trace_cli import trace_command
+from exmapctl.watch_cli import stats_command, top_command
 
 __all__ = ["app"]
 
@@ -72,7 +74,6 @@ app = typer.Typer(
     cls=OneLineGroup,
     help="Look after the exmap kernel module, and measure it.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -108,6 +109,17 @@ def doctor_command(as_json: JsonOption = False) -> None:
     rows = [(check.check, check.status, check.detail, check.fix) for check in checks]
     emit(as_json, checks, "exmap on this machine", ("check", "status", "detail", "fix"), rows)
     raise typer.Exit(int(any(check.status == "fail" for check in checks)))
+
+
+@app.command("man")
+def man_command() -> None:
+    """Print the manual page, in roff.
+
+    exmapctl man | man -l - shows it; exmapctl man >/usr/local/share/man/man8/exmapctl.8 installs it.
+    """
+    from exmapctl import manual
+
+    typer.echo(manual.render(typer.main.get_command(app)), nl=False)
 
 
 @app.command("load")
@@ -148,5 +160,8 @@ def status_command(as_json: JsonOption = False) -> None:
 
 
 app.command("monitor")(monitor_command)
+app.command("stats")(stats_command)
+app.command("top")(top_command)
 app.command("tune")(tune_command)
+app.command("trace")(trace_command)
 app.add_typer(snapshot_app, name="snapshot")

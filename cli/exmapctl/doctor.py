@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exmapctl.errors import ExmapctlError
 from exmapctl.machine import CAP_IPC_LOCK, CAP_SYS_RAWIO, Machine
-from exmapctl.module import GROUP, PROJECT, find_module
+from exmapctl.module import GROUP, PROJECT, find_module, source_version
 
 __all__ = ["CHECKS", "SUPPORTED_SERIES", "Check", "examine"]
 
@@ -38,7 +38,7 @@ def check_kernel(machine: Machine, project: Path) -> Check:
     series = ".".join(machine.release.split("-")[0].split(".")[:2])
     if series in SUPPORTED_SERIES:
         return Check("kernel", "ok", f"{machine.release} (series {series})")
-    detail = f"{machine.release}: tested series are {', '.join(SUPPORTED_SERIES)}"
+    detail = f"{machine.release} is not in the matrix: tested series are {', '.join(SUPPORTED_SERIES)}"
     return Check("kernel", "warn", detail, "apt install linux-image-amd64")
 
 
@@ -66,6 +66,21 @@ def check_module_built(machine: Machine, project: Path) -> Check:
     except ExmapctlError as error:
         status = "warn" if machine.module_loaded else "fail"
         return Check("built", status, str(error), f"make -C kmod KERNEL={machine.release}")
+
+
+def check_module_current(machine: Machine, project: Path) -> Check:
+    """Compare the module in the kernel with the one that `load` would take."""
+    loaded = machine.read("/sys/module/exmap/srcversion")
+    if not loaded:
+        return Check("current", "ok", "no module to compare")
+    try:
+        path = find_module(machine, project)
+        built = source_version(path)
+    except ExmapctlError:
+        return Check("current", "ok", "no built module to compare with")
+    if built == loaded:
+        return Check("current", "ok", f"the loaded module is {path}")
+    return Check("current", "warn", f"the loaded module is not {path}", "exmapctl unload && exmapctl load")
 
 
 def check_module_loaded(machine: Machine, project: Path) -> Check:
@@ -118,6 +133,15 @@ def check_rule(machine: Machine, project: Path) -> Check:
     )
 
 
+def check_group_exists(machine: Machine, project: Path) -> Check:
+    """Look for the group that the udev rule gives the device to."""
+    groups = [line.split(":")[0] for line in machine.read("/etc/group").splitlines()]
+    if GROUP in groups:
+        return Check("group exists", "ok", f"there is a group {GROUP}")
+    detail = f"no group {GROUP}: the udev rule has no effect"
+    return Check("group exists", "warn", detail, f"groupadd --system {GROUP}")
+
+
 def check_group(machine: Machine, project: Path) -> Check:
     """Check that this process is in the group exmap."""
     if GROUP in machine.group_names():
@@ -158,7 +182,10 @@ def check_iommu(machine: Machine, project: Path) -> Check:
     count = sum(1 for _ in groups.iterdir()) if groups.is_dir() else 0
     if count:
         return Check("iommu", "ok", f"{count} groups")
-    fix = "add intel_iommu=on (or amd_iommu=on) to the kernel's command line"
+    fix = (
+        """sed -i 's/^GRUB_CMDLINE_LINUX="/&intel_iommu=on amd_iommu=on /' /etc/default/grub"""
+        " && update-grub && reboot"
+    )
     return Check("iommu", "warn", "none: fine for mapping, not for owning NVMe devices", fix)
 
 
@@ -168,8 +195,10 @@ CHECKS: tuple[Callable[[Machine, Path], Check], ...] = (
     check_headers,
     check_module_built,
     check_module_loaded,
+    check_module_current,
     check_device,
     check_rule,
+    check_group_exists,
     check_group,
     check_memlock,
     check_rawio,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from exmapctl import introspect
+from exmapctl import introspect, snapshots
 from exmapctl.options import JsonOption
 from exmapctl.output import emit, print_json
 
@@ -29,8 +29,29 @@ def snapshot_list(region: RegionOption = None, as_json: JsonOption = False) -> N
 
     Their range, the frames set aside for them, and those that hold content for them alone.
     """
-    snapshots = introspect.read_snapshots(region)
-    emit(as_json, snapshots, "snapshots", introspect.SNAPSHOT_COLUMNS, introspect.snapshot_rows(snapshots))
+    found = introspect.read_snapshots(region)
+    emit(as_json, found, "snapshots", introspect.SNAPSHOT_COLUMNS, introspect.snapshot_rows(found))
+
+
+@snapshot_app.command("diff")
+def snapshot_diff(
+    one: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="An id (see list), or PID:FD.")],
+    other: Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Another of the same region.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show which pages differ between two snapshots of a region.
+
+    Pages that were written, freed or mapped anew between the two; up to eight neighbours of a page that was
+    written may be among them. A process has to hold descriptors of both, and this one to be allowed to copy
+    them: needs root, or the same user and no ptrace restrictions.
+    """
+    with snapshots.borrow(one) as first, snapshots.borrow(other) as second:
+        found = snapshots.compare(first, second)
+    title = (
+        f"snapshots {found.older} and {found.newer} of region {found.region}: {found.changed} of "
+        f"{found.count} pages differ"
+    )
+    emit(as_json, found, title, ("first page", "pages"), found.runs)
 
 
 def monitor_command(timeout: TimeoutOption = None, as_json: LineOption = False) -> None:

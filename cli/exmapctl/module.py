@@ -25,6 +25,7 @@ __all__ = [
     "find_module",
     "install_rule",
     "load",
+    "source_version",
     "unload",
 ]
 
@@ -111,6 +112,11 @@ def check_module(machine: Machine, path: Path) -> str:
             f"build it with 'make -C kmod KERNEL={machine.release}'"
         )
     return vermagic
+
+
+def source_version(path: Path) -> str:
+    """Return what tells builds of different sources apart."""
+    return run(["modinfo", "-F", "srcversion", str(path)])
 
 
 def load(machine: Machine, path: Path | None, parameters: Sequence[str], with_rule: bool) -> LoadedModule:

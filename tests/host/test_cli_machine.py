@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import kernels
 import pytest
 from exmapctl import doctor, module
 from exmapctl.errors import (
@@ -41,8 +42,8 @@ def modinfo(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         calls.append(list(command))
         if command[0] != "modinfo":
             return ""
-        name, vermagic = Path(command[3]).read_text().split("\n")[:2]
-        return name if command[2] == "name" else vermagic
+        fields = ("name", "vermagic", "srcversion")
+        return dict(zip(fields, Path(command[3]).read_text().split("\n"), strict=False))[command[2]]
 
     monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(module, "require_root", lambda what: None)
@@ -115,6 +116,40 @@ def test_doctor_counts_iommu_groups(tmp_path: Path) -> None:
 def test_doctor_gives_a_fix_for_all_that_is_not_ok(tmp_path: Path) -> None:
     checks = doctor.examine(Machine(tmp_path, "5.10.0"), tmp_path)
     assert [check.check for check in checks if check.status != "ok" and not check.fix] == []
+
+
+def test_the_supported_kernels_are_those_of_the_matrix() -> None:
+    releases = [entry["release"] for entry in kernels.matrix().values() if "release" in entry]
+    assert {".".join(release.split(".")[:2]) for release in releases} == set(doctor.SUPPORTED_SERIES)
+
+
+def test_doctor_says_how_to_build_for_this_kernel(tmp_path: Path, modinfo: list[list[str]]) -> None:
+    put(tmp_path, "kmod/exmap.ko", "exmap\n6.1.0-56-amd64 SMP\n")
+    found = status_of("built", tmp_path)
+    assert (found.status, found.fix) == ("fail", f"make -C kmod KERNEL={RELEASE}")
+    assert "built for kernel 6.1.0-56-amd64" in found.detail
+
+
+@pytest.mark.parametrize(("built", "status"), [("ABC", "ok"), ("DEF", "warn")])
+def test_doctor_notices_that_an_older_build_is_loaded(
+    tmp_path: Path, modinfo: list[list[str]], built: str, status: str
+) -> None:
+    put(tmp_path, "sys/module/exmap/srcversion", "ABC\n")
+    put(tmp_path, "kmod/exmap.ko", f"exmap\n{RELEASE} SMP\n{built}\n")
+    found = status_of("current", tmp_path)
+    assert (found.status, "exmapctl load" in found.fix) == (status, status == "warn")
+
+
+def test_doctor_looks_for_the_group(tmp_path: Path) -> None:
+    assert status_of("group exists", tmp_path).fix == "groupadd --system exmap"
+    put(tmp_path, "etc/group", "root:x:0:\nexmap:x:999:\n")
+    assert status_of("group exists", tmp_path).status == "ok"
+
+
+def test_doctor_looks_for_the_rule(tmp_path: Path) -> None:
+    assert status_of("udev rule", tmp_path).fix == "exmapctl load --install-rule"
+    put(tmp_path, "etc/udev/rules.d/60-exmap.rules", "")
+    assert status_of("udev rule", tmp_path).status == "ok"
 
 
 def test_a_module_for_the_running_kernel_is_preferred(tmp_path: Path, modinfo: list[list[str]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import exmap_netlink  # noqa: F401 -- now, since it takes seconds
 import pytest
 from exmapctl.app import app
+from netlink_behaviour import SnapshotRegion
 from typer.testing import CliRunner, Result
 
 import libexmap
@@ -97,3 +98,57 @@ def test_monitor_prints_a_line_of_json_for_each_event() -> None:
     }
     assert [event["region"] for event in gone[-5:]] == [event["region"] for event in created[-5:]]
     assert len(events) == len(created) + len(gone)
+
+
+@pytest.fixture
+def compared() -> Iterator[tuple[SnapshotRegion, list[int]]]:
+    """A region, and two snapshots between which pages 0 to 9 were written."""
+    region = SnapshotRegion(pages=1024, pool=256)
+    region.write(40)
+    fds = [region.snapshot()]
+    region.write(10)
+    fds.append(region.snapshot())
+    yield region, fds
+    for fd in fds:
+        os.close(fd)
+    region.close()
+
+
+def test_snapshot_diff_by_ids_and_by_descriptors(compared: tuple[SnapshotRegion, list[int]]) -> None:
+    _, fds = compared
+    older, newer = (one["snapshot"] for one in exmapctl_json("snapshot", "list"))
+    found = exmapctl_json("snapshot", "diff", str(older), str(newer))
+    assert (found["older"], found["newer"], found["count"]) == (older, newer, 1024)
+    [(first, length)] = found["runs"]
+    assert first == 0
+    assert 10 <= length == found["changed"] <= 18
+    named = [f"{os.getpid()}:{fd}" for fd in fds]
+    assert exmapctl_json("snapshot", "diff", *named) == found
+    assert exmapctl_json("snapshot", "diff", str(newer), named[0]) == found
+    assert exmapctl_json("snapshot", "diff", str(older), str(older))["runs"] == []
+    assert "pages differ" in exmapctl("snapshot", "diff", *named).stdout
+
+
+def test_snapshot_diff_refuses_what_it_cannot_compare(compared: tuple[SnapshotRegion, list[int]]) -> None:
+    _, fds = compared
+    mine = f"{os.getpid()}:{fds[0]}"
+    stranger = SnapshotRegion(pages=1024, pool=64)
+    stranger.write(1)
+    fd = stranger.snapshot()
+    for wrong, word in (
+        (f"{os.getpid()}:{fd}", "different regions"),
+        (f"{os.getpid()}:0", "no snapshot"),
+        ("99999999", "no process"),
+        ("x:y", "neither"),
+    ):
+        done = exmapctl("snapshot", "diff", mine, wrong)
+        assert (done.exit_code, word in done.stderr) == (1, True), done.stderr
+    os.close(fd)
+    stranger.close()
+    # nothing that was borrowed is left open
+    links = [
+        os.readlink(f"/proc/self/fd/{entry}")
+        for entry in os.listdir("/proc/self/fd")
+        if entry.isdigit() and os.path.lexists(f"/proc/self/fd/{entry}")
+    ]
+    assert sum("[exmap-snapshot]" in link for link in links) == 2
