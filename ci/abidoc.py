@@ -1,19 +1,40 @@
-"""Make docs/reference/abi.md from kmod/uapi/exmap.h: the header stays the only specification."""
+"""Make pages of docs/reference from the headers of kmod/uapi, which stay the only specification."""
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["main", "render"]
+__all__ = ["PAGES", "Page", "main", "stale"]
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADER = ROOT / "kmod/uapi/exmap.h"
-PAGE = ROOT / "docs/reference/abi.md"
-HEAD = """# The ABI of /dev/exmap
 
-*Generated from [`kmod/uapi/exmap.h`](../../kmod/uapi/exmap.h) by `make docs`; do not edit.*
 
-"""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page, the header that it is made from, and the first word of what is shown as it stands."""
+
+    title: str
+    header: str
+    first: str
+    page: str
+
+    def render(self) -> str:
+        """Return the page's text."""
+        text = (ROOT / self.header).read_text()
+        note = f"*Generated from [`{self.header}`](../../{self.header}) by `make docs`; do not edit.*"
+        return f"# {self.title}\n\n{note}\n\n{_specification(text)}\n\n{_definitions(text, self.first)}"
+
+
+PAGES = (
+    Page("The ABI of /dev/exmap", "kmod/uapi/exmap.h", "#define EXMAP_ABI_VERSION", "docs/reference/abi.md"),
+    Page(
+        "The generic netlink family",
+        "kmod/uapi/exmap_netlink.h",
+        "#define EXMAP_GENL_NAME",
+        "docs/reference/netlink.md",
+    ),
+)
 
 
 def _specification(text: str) -> str:
@@ -33,23 +54,27 @@ def _specification(text: str) -> str:
     return "\n".join(out)
 
 
-def _definitions(text: str) -> str:
+def _definitions(text: str, first: str) -> str:
     """Return what follows the specification, as it stands."""
-    body = text[text.index("#define EXMAP_ABI_VERSION") : text.rindex("#endif")]
+    body = text[text.index(first) : text.rindex("#endif")]
     return f"## Definitions\n\n```c\n{body.strip()}\n```\n"
 
 
-def render(text: str) -> str:
-    """Return the page for a header's text."""
-    return HEAD + _specification(text) + "\n\n" + _definitions(text)
+def stale() -> list[str]:
+    """Name the pages that are not what their headers say."""
+    return [
+        page.page
+        for page in PAGES
+        if not (ROOT / page.page).exists() or (ROOT / page.page).read_text() != page.render()
+    ]
 
 
 def main() -> int:
-    """Write the page; with --check, return 1 if it is stale."""
-    page = render(HEADER.read_text())
+    """Write the pages; with --check, return 1 if one is stale."""
     if "--check" in sys.argv[1:]:
-        return 0 if PAGE.exists() and PAGE.read_text() == page else 1
-    PAGE.write_text(page)
+        return int(bool(stale()))
+    for page in PAGES:
+        (ROOT / page.page).write_text(page.render())
     return 0
 
 

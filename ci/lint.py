@@ -159,10 +159,9 @@ def _user_c() -> str | None:
     return _command("gcc", *flags, *includes, *sources) if sources else None
 
 
-def _abi_page() -> str | None:
-    if abidoc.PAGE.read_text() == abidoc.render(abidoc.HEADER.read_text()):
-        return None
-    return "docs/reference/abi.md is stale: run 'make docs'"
+def _abi_pages() -> str | None:
+    pages = abidoc.stale()
+    return f"{', '.join(pages)}: stale: run 'make docs'" if pages else None
 
 
 CHECKS = (
@@ -171,7 +170,7 @@ CHECKS = (
     Check("mypy --strict", _mypy),
     Check("python file lengths", _python_lengths),
     Check("user C warnings", _user_c),
-    Check("ABI reference is fresh", _abi_page),
+    Check("ABI reference is fresh", _abi_pages),
     Check("kmod forbidden words", _forbidden),
     Check("kmod function lengths", _lengths),
     Check("kmod checkpatch --strict", _checkpatch),
