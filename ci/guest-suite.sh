@@ -3,10 +3,12 @@
 # disks.  The first is for tests that want a raw block device, the second gets a
 # file system that takes O_DIRECT, which the guest's overlays do not.
 set -e
-export EXMAP_TEST_BLOCK=/dev/nvme0n1
+EXMAP_TEST_BLOCK=/dev/$(sh ci/guest-controller.sh exmap0)n1
+export EXMAP_TEST_BLOCK
 export EXMAP_TEST_DIR=/tmp/ext4
 mkdir -p "$EXMAP_TEST_DIR"
-mkfs.ext4 -q -F /dev/nvme1n1
-mount /dev/nvme1n1 "$EXMAP_TEST_DIR"
+disk=/dev/$(sh ci/guest-controller.sh exmap1)n1
+mkfs.ext4 -q -F "$disk"
+mount "$disk" "$EXMAP_TEST_DIR"
 trap 'umount "$EXMAP_TEST_DIR"' EXIT
 python -m pytest -q -p no:cacheprovider --junitxml="$EXMAP_OUT/junit.xml" "${@:-tests/vm}"

@@ -27,6 +27,8 @@ import vm
 __all__ = ["Outcome", "main", "read_cases", "read_junit"]
 
 GUEST_SUITE = "ci/guest-suite.sh"
+# two for files and blocks, one for exmap-nvme, one with bad blocks
+DISKS = ("512M", "512M", "256M", "16M:bad")
 # takes the serial number of a disk, then a command
 GUEST_NVME = "ci/guest-nvme.sh"
 # a case of tests/c/abi that lacks something exits with
@@ -92,7 +94,7 @@ def run_host(outcome: Outcome) -> None:
 
 
 def _vm_guest(kernel: str) -> vm.Guest:
-    guest = vm.Guest(kernel=kernel, nvme=("512M", "512M", "256M"), iommu=True, load=True, timeout=1500.0)
+    guest = vm.Guest(kernel=kernel, nvme=DISKS, iommu=True, load=True, timeout=1500.0)
     if kernel.startswith("debug"):
         return dataclasses.replace(guest, kmemleak=True, timeout=3000.0)
     return guest
@@ -148,7 +150,7 @@ def run_vm_short(outcome: Outcome, kernel: str) -> None:
         return
     program = kernels.ROOT / "build/abi-short/abi"
     names = _build_cases(program)
-    guest = vm.Guest(kernel=kernel, nvme=("256M",), iommu=True, load=True, timeout=600.0)
+    guest = vm.Guest(kernel=kernel, nvme=("256M",), iommu=True, load=True, timeout=900.0)
     command = ["sh", GUEST_NVME, "exmap0", "sh", "ci/guest-abi.sh", str(program)]
     log = kernels.ROOT / f"build/vm-short-{kernel}.log"
     with vm.results_directory() as out:

@@ -37,6 +37,7 @@ EXIT_BAD_LOG = 123
 EXIT_SETUP = 124
 EXIT_LOST = 125
 PROBE_SECONDS = 40.0
+BAD_READ, BAD_WRITE = 8 << 20, 12 << 20
 
 
 class GuestError(Exception):
@@ -55,7 +56,9 @@ class GuestSetupFailed(GuestError):
 class Guest:
     """What to boot.
 
-    nvme holds the sizes of emulated disks as qemu-img understands them ("1G");
+    nvme holds the sizes of emulated disks as qemu-img understands them ("1G").  A disk
+    of a size that ends in ":bad" cannot read its block of 4 KiB at BAD_READ, nor write
+    the one at BAD_WRITE.
     timeout is in seconds and covers boot and command.
     """
 
@@ -111,13 +114,27 @@ def _vng() -> str:
     return str(path) if path.exists() else "vng"
 
 
+def _bad_blocks() -> str:
+    """Return the options of a disk with a block that cannot be read, and one that cannot be written."""
+    rules = [("read", BAD_READ), ("write", BAD_WRITE)]
+    return "".join(
+        f",file.inject-error.{number}.event=none,file.inject-error.{number}.iotype={kind}"
+        f",file.inject-error.{number}.sector={offset // 512},file.inject-error.{number}.errno=5"
+        for number, (kind, offset) in enumerate(rules)
+    )
+
+
 def _disk_options(guest: Guest, out: Path) -> list[str]:
     options = []
     for number, size in enumerate(guest.nvme):
         image = out / f"nvme{number}.img"
+        size, _, bad = size.partition(":")
         subprocess.run(["truncate", "-s", size, str(image)], check=True)
+        file = f"file={image}"
+        if bad:
+            file = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={image}{_bad_blocks()}"
         options += [
-            f"-drive file={image},if=none,id=n{number},format=raw,cache=writeback",
+            f"-drive {file},if=none,id=n{number},format=raw,cache=writeback",
             f"-device nvme,drive=n{number},serial=exmap{number},max_ioqpairs=8",
         ]
     return options
@@ -322,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--kernel", default="6.12", choices=list(kernels.matrix()))
     verb.add_argument("--smp", type=int, default=2, metavar="N")
     verb.add_argument("--memory", default="3G", metavar="M")
-    verb.add_argument("--nvme", default="", metavar="SIZE[,SIZE]", help="emulated NVMe disks")
+    verb.add_argument("--nvme", default="", metavar="SIZE[:bad][,SIZE]", help="emulated NVMe disks")
     verb.add_argument("--iommu", action="store_true", help="give the guest a virtual IOMMU")
     verb.add_argument("--icount", action="store_true", help="one CPU; thread CPU time counts instructions")
     verb.add_argument("--load", action="store_true", help="load the module, and unload it afterwards")

@@ -9,8 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 from exmapctl.app import app
+from exmapctl.controllers import list_controllers
+from exmapctl.machine import Machine
 from nvme_device import DRIVER, owned_controller
 from typer.testing import CliRunner
+
+from libexmap import Region, TransferFailed
 
 pytestmark = pytest.mark.vm
 
@@ -100,3 +104,32 @@ def test_identify_and_smart_ask_the_controller(released: tuple[str, str]) -> Non
     health = exmapctl_json("nvme", "smart", disk)
     assert health["critical_warning"] == 0
     assert 0 < health["temperature_celsius"] < 100
+
+
+@pytest.fixture
+def bad_disk() -> Iterator[str]:
+    """The controller of the disk with bad blocks (ci/vm.py), in the hands of exmap-nvme."""
+    found = [c.address for c in list_controllers(Machine.here()) if c.serial == "exmap3"]
+    if not found:
+        pytest.skip("there is no disk with bad blocks")
+    exmapctl_json("nvme", "take", found[0])
+    yield found[0]
+    exmapctl_json("nvme", "release", found[0])
+
+
+def test_a_bad_block_fails_its_own_command_alone(bad_disk: str) -> None:
+    with Region.open(pages=64, pool=64, backend="kernel") as region:
+        region[0].alloc(range(64))
+        with region.nvme(bad_disk) as queue:
+            blocks = 4096 // queue.lba_size
+            unreadable, unwritable = (8 << 20) // queue.lba_size, (12 << 20) // queue.lba_size
+            queue.submit("read", range(3), [unreadable + n * blocks for n in (-1, 0, 1)])
+            assert queue.wait(min=3).errors.tolist() == [1]
+            with pytest.raises(TransferFailed):
+                queue.write(0, unwritable - blocks, each=2)
+            with pytest.raises(TransferFailed) as caught:
+                queue.read([0, 1, 2], [0, unreadable, blocks])
+            assert caught.value.done == 2
+            queue.check()
+            assert queue.read(0, unwritable) == 1
+            assert queue.write(0, unreadable) == 1
