@@ -183,11 +183,12 @@ bool exmap_pool_take_spare(struct exmap_pool *pool, u32 *frame)
 
 	spin_lock(&pool->lock);
 	found = pool->nr_free + pool->nr_spare > pool->total / 8;
-	if (found) {
-		if (!pool->nr_free)
-			unpack_locked(pool);
+	/* all frames of a record may turn out to be pinned */
+	while (found && !pool->nr_free && pool->spares)
+		unpack_locked(pool);
+	found = found && pool->nr_free;
+	if (found)
 		*frame = pool->free[--pool->nr_free];
-	}
 	spin_unlock(&pool->lock);
 	return found;
 }
