@@ -9,6 +9,7 @@
  *	controller->lock	admin commands, queues, owner
  *	interface->io_lock	one READ or WRITE at a time, its I/O included
  *	mm->mmap_lock		(populating a chunk, page faults)
+ *	the lock of a vma	(page faults, instead of the former, since Linux 6.6)
  *	queue->map_lock		(nvme/file.c) whether doorbells may be mapped
  *	region->snapshots_lock	for writing: create, break, destroy
  *	chunk->view_lock	what views map of the chunk

@@ -780,7 +780,6 @@ static int check_mapping(struct exmap_region *region, struct vm_area_struct *vma
 
 static void set_mapping(struct exmap_region *region, struct vm_area_struct *vma)
 {
-	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP | VM_NOHUGEPAGE, VM_MAYEXEC);
 	vma->vm_private_data = region;
 	vma->vm_ops = region->flags & MAPPING_FLAGS ? &region_mkwrite_vm_ops : &region_vm_ops;
 
@@ -809,6 +808,8 @@ int exmap_region_mmap(struct exmap_region *region, struct vm_area_struct *vma)
 	if (!chunks || !residency)
 		goto out;
 
+	/* takes the vma's lock, under which faults take the interfaces' */
+	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP | VM_NOHUGEPAGE, VM_MAYEXEC);
 	exmap_region_freeze(region);
 	ret = -EBUSY;
 	if (!region->nr_pages && !region->dead) {
