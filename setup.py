@@ -7,6 +7,7 @@ PACKAGES = {
     "libexmap": "libexmap/libexmap",
     "exmapctl": "cli/exmapctl",
     "exmapctl.bench": "cli/exmapctl/bench",
+    "exmap_drgn": "cli/exmap_drgn",
     "exmap_netlink": "cli/exmap_netlink",
     "exmapdb": "dbms/exmapdb",
 }

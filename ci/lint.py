@@ -55,7 +55,7 @@ def _format() -> str | None:
 
 
 def _mypy() -> str | None:
-    files = ["ci", "cli/exmap_netlink", "cli/exmapctl", "dbms/exmapdb", "libexmap/libexmap"]
+    files = ["ci", "cli/exmap_drgn", "cli/exmap_netlink", "cli/exmapctl", "dbms/exmapdb", "libexmap/libexmap"]
     return _command(_tool("mypy"), f"--cache-dir={kernels.ROOT}/build/mypy", *files)
 
 

@@ -14,6 +14,7 @@ from exmapctl.bench.cli import bench_app
 from exmapctl.bench.nvme_cli import nvme_command
 from exmapctl.bench.snapshot_cli import snapshot_command
 from exmapctl.errors import ExmapctlError, complain
+from exmapctl.inspect_cli import inspect_app
 from exmapctl.introspect_cli import monitor_command, snapshot_app, tune_command
 from exmapctl.machine import Machine
 from exmapctl.nvme_cli import nvme_app
@@ -165,3 +166,4 @@ app.command("top")(top_command)
 app.command("tune")(tune_command)
 app.command("trace")(trace_command)
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(inspect_app, name="inspect")
