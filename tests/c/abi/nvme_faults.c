@@ -181,7 +181,7 @@ static int open_log(void)
 	return fd;
 }
 
-/* Wait a second for a line of the kernel log with these words. */
+/* Wait a second or two for a line of the kernel log with these words. */
 static bool logged(int log, const char *words)
 {
 	time_t end = now() + 2;
