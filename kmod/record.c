@@ -30,6 +30,7 @@
 
 #define SAME	EXMAP_RES_SNAPSHOT
 #define EXMAP_COPY_AHEAD	8u	/* pages */
+#define EXMAP_COPY_AROUND	8u	/* pages, a power of two, see below */
 
 static struct exmap_record all_absent;
 static struct exmap_record all_same = { .words = { [0 ... EXMAP_CHUNK_PAGES - 1] = SAME } };
@@ -271,6 +272,37 @@ static void copy_ahead(struct exmap_op *op, struct exmap_snapshot *snap, u64 pag
 	}
 }
 
+static int copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 word)
+{
+	u32 frame;
+
+	if (op->walk.chunk->viewed || !exmap_pool_take_spare(&op->region->pool, &frame))
+		return -EBUSY;
+	op->itf->counts.snapshot++;
+	record_copy(op, snap, page, EXMAP_RES_FRAME(word), frame);
+	make_writable(&op->walk, page, word);
+	return 0;
+}
+
+/*
+ * A reader that copies would do it for each of them: one fault of the writer
+ * now, instead of one a page in a race with him.
+ */
+static void copy_around(struct exmap_op *op, struct exmap_snapshot *snap, u64 page)
+{
+	u64 first = round_down(page, EXMAP_COPY_AROUND), i;
+
+	for (i = first; i < first + EXMAP_COPY_AROUND; i++) {
+		u32 word = READ_ONCE(*exmap_walk_word(&op->walk, i));
+
+		if (!EXMAP_RES_MAPPED(word) || !(word & EXMAP_RES_SNAPSHOT) ||
+		    !is_shared(snap, op->walk.nr, i % EXMAP_CHUNK_PAGES))
+			continue;
+		if (copy_read(op, snap, i, word))
+			return;
+	}
+}
+
 /* No snapshot of the chunk is left: spare the other pages their faults. */
 static void unprotect_chunk(struct exmap_walk *walk)
 {
@@ -316,24 +348,14 @@ int exmap_snapshot_unshare(struct exmap_op *op, u64 page)
 	if (ret < 0)
 		goto out;
 	make_writable(&op->walk, page, old);
-	if (ret && op->in_fault)
+	if (ret && op->in_fault && snap->readers_copy)
+		copy_around(op, snap, page);
+	else if (ret && op->in_fault)
 		copy_ahead(op, snap, page);
 out:
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
 	return ret;
-}
-
-static int copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 word)
-{
-	u32 frame;
-
-	if (op->walk.chunk->viewed || !exmap_pool_take_spare(&op->region->pool, &frame))
-		return -EBUSY;
-	op->itf->counts.snapshot++;
-	record_copy(op, snap, page, EXMAP_RES_FRAME(word), frame);
-	make_writable(&op->walk, page, word);
-	return 0;
 }
 
 /**

@@ -137,9 +137,11 @@
  *
  * With EXMAP_READERS_COPY whoever first reads a page through a view copies it, at
  * his own expense, as long as more than an eighth of the pool is free: no write
- * to such a page faults, and no view has to be emptied for it.  That takes a frame
- * for each page read, and time: meant for analytics beside many writers, and
- * pools that have room.  When frames run short views share again.
+ * to such a page faults, and no view has to be emptied for it.  A write that comes
+ * before the readers copies the shared pages among the eight around it, a range
+ * that begins at a multiple of eight.  That takes a frame for each page read, and
+ * time: meant for analytics beside many writers, and pools that have room.  When
+ * frames run short views share again, and writes copy one page.
  *
  * The descriptor can be mapped (MAP_SHARED, PROT_READ) at any offset and in any
  * process that it is passed to, and read by pread; byte 0 is the first byte of

@@ -68,7 +68,8 @@ __all__ = [
 
 PAGE_SIZE = 4096
 BUCKET_MS = lib.SNAPSHOT_BUCKET_NS / 1e6
-POOL_FACTOR = 2.1
+# readers copy while more than an eighth of the pool is free: 1 + 1 + 2.4 / 8 frames a page
+POOL_FACTOR = 2.4
 MARGIN = 384 << 20
 SEED = 20260103
 ORDER = 1 << 20
