@@ -1,42 +1,19 @@
 // SPDX-License-Identifier: MIT
 /* Snapshots: what they show, what they cost the live region, how they end. */
 #define _GNU_SOURCE
-#include "abi.h"
-#include "disk.h"
+#include "snapshot.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
-#include <sys/wait.h>
 
-#define CHUNK EXMAP_CHUNK_PAGES
-
-static int snapshot(struct region *r, __u64 start, __u64 count, __u64 reserve)
+int snapshot(struct region *r, __u64 start, __u64 count, __u64 reserve)
 {
 	struct exmap_snapshot_create create = { .start = start, .count = count, .reserve = reserve };
 
 	return ioctl(r->fd, EXMAP_IOCTL_SNAPSHOT, &create);
 }
 
-static int snapshot_readers_copy(struct region *r, __u64 start, __u64 count)
-{
-	struct exmap_snapshot_create create = { .flags = EXMAP_READERS_COPY, .start = start,
-						.count = count };
-
-	return ioctl(r->fd, EXMAP_IOCTL_SNAPSHOT, &create);
-}
-
-static volatile __u32 *word_of(char *mem, __u64 page)
-{
-	return (volatile __u32 *)(mem + page * PAGE);
-}
-
-/* ALLOC a range and write @value + page number to each page. */
-static void fill(struct region *r, __u64 start, unsigned int count, __u32 value)
+void fill(struct region *r, __u64 start, unsigned int count, __u32 value)
 {
 	__u64 page;
 
@@ -45,8 +22,7 @@ static void fill(struct region *r, __u64 start, unsigned int count, __u32 value)
 		*word_of(r->mem, page) = value + page;
 }
 
-/* The first word of a page of a snapshot, by pread. */
-static __u32 read_word(int snap, __u64 page)
+__u32 read_word(int snap, __u64 page)
 {
 	__u32 value;
 
@@ -54,7 +30,7 @@ static __u32 read_word(int snap, __u64 page)
 	return value;
 }
 
-static void check_shows(int snap, __u64 start, unsigned int count, __u32 value)
+void check_shows(int snap, __u64 start, unsigned int count, __u32 value)
 {
 	char *view = mmap(NULL, (start + count) * PAGE, PROT_READ, MAP_SHARED, snap, 0);
 	__u64 page;
@@ -67,7 +43,7 @@ static void check_shows(int snap, __u64 start, unsigned int count, __u32 value)
 	CHECK(!munmap(view, (start + count) * PAGE));
 }
 
-static struct exmap_snapshot_info info(int snap)
+struct exmap_snapshot_info info(int snap)
 {
 	struct exmap_snapshot_info i = { };
 
@@ -75,7 +51,7 @@ static struct exmap_snapshot_info info(int snap)
 	return i;
 }
 
-static __u32 page_word(int snap, __u64 page)
+__u32 page_word(int snap, __u64 page)
 {
 	__u32 word;
 	struct exmap_snapshot_pages pages = { .start = page, .count = 1,
@@ -395,121 +371,6 @@ CASE(snapshot_survives_madvise_and_munmap)
 	FAILS(snapshot(&r, 0, 3 * CHUNK, 0), EPROTO);
 }
 
-/* How many of a snapshot's pages the live region has too. */
-static unsigned int shared_pages(int snap, unsigned int count)
-{
-	unsigned int page, shared = 0;
-
-	for (page = 0; page < count; page++)
-		shared += !!(page_word(snap, page) & EXMAP_RES_SNAPSHOT);
-	return shared;
-}
-
-static long faults(void)
-{
-	struct rusage usage;
-
-	CHECK(!getrusage(RUSAGE_THREAD, &usage));
-	return usage.ru_minflt;
-}
-
-CASE(snapshot_is_copied_by_its_readers_if_it_says_so)
-{
-	struct region r = open_region(2 * CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
-	__u64 page;
-	long before;
-	int snap;
-
-	fill(&r, 0, 2 * CHUNK, 7);
-	snap = snapshot_readers_copy(&r, 0, 2 * CHUNK);
-	CHECK(snap >= 0 && shared_pages(snap, 2 * CHUNK) == 2 * CHUNK);
-	/* pread copies to its caller, and nothing else */
-	CHECK(read_word(snap, 5) == 12 && !counters(&r).copies);
-	check_shows(snap, 0, 2 * CHUNK, 7);
-	CHECK(counters(&r).copies == 2 * CHUNK && !shared_pages(snap, 2 * CHUNK));
-	CHECK(info(snap).frames == 2 * CHUNK);
-	for (page = 0; page < 2 * CHUNK; page++)
-		(void)*word_of(r.mem, page);
-	before = faults();
-	for (page = 0; page < 2 * CHUNK; page++)
-		*word_of(r.mem, page) = 1;
-	CHECK(faults() == before && counters(&r).copies == 2 * CHUNK);
-	check_shows(snap, 0, 2 * CHUNK, 7);
-	check_conserved(r.fd);
-	CHECK(!close(snap));
-	CHECK(!counters(&r).snapshot);
-	check_conserved(r.fd);
-}
-
-/* 2,200 frames: an eighth is 275, and 1,024 are mapped. */
-CASE(snapshot_is_shared_again_when_frames_run_short)
-{
-	struct region r = open_region(2 * CHUNK, 2200, 1, EXMAP_SNAPSHOTS, -1);
-	unsigned int copied;
-	__u64 page;
-	int snap;
-
-	fill(&r, 0, 2 * CHUNK, 7);
-	snap = snapshot_readers_copy(&r, 0, 2 * CHUNK);
-	CHECK(snap >= 0);
-	check_shows(snap, 0, 2 * CHUNK, 7);
-	copied = counters(&r).copies;
-	CHECK(copied > 600 && copied <= 2200 - 1024 - 275);
-	CHECK(shared_pages(snap, 2 * CHUNK) == 2 * CHUNK - copied);
-	for (page = 0; page < 2 * CHUNK; page++)
-		*word_of(r.mem, page) = 1;
-	CHECK(!info(snap).broken && counters(&r).copies == 2 * CHUNK);
-	check_shows(snap, 0, 2 * CHUNK, 7);
-	check_conserved(r.fd);
-}
-
-/* An older snapshot that shares, one whose readers copy, and both looking at the same pages. */
-CASE(snapshot_copied_by_readers_goes_with_others)
-{
-	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
-	__u64 page;
-	int a, b, c;
-
-	fill(&r, 0, CHUNK, 1);
-	a = snapshot(&r, 0, CHUNK, 0);
-	*word_of(r.mem, 3) = 99;
-	b = snapshot_readers_copy(&r, 0, CHUNK);
-	CHECK(a >= 0 && b >= 0 && read_word(b, 3) == 99);
-	check_shows(a, 4, CHUNK - 4, 1);
-	/* what the view of a shares is not copied behind its back */
-	check_shows(b, 4, CHUNK - 4, 1);
-	for (page = 0; page < CHUNK; page++)
-		*word_of(r.mem, page) = 1000 + page;
-	check_shows(a, 0, CHUNK, 1);
-	check_shows(b, 4, CHUNK - 4, 1);
-	c = snapshot_readers_copy(&r, 0, CHUNK);
-	CHECK(c >= 0);
-	check_shows(c, 0, CHUNK, 1000);
-	CHECK(!one(&r, 0, EXMAP_OP_FREE, 0, CHUNK, 0, NULL));
-	check_shows(c, 0, CHUNK, 1000);
-	check_shows(a, 0, CHUNK, 1);
-	CHECK(!close(b));
-	check_shows(a, 0, CHUNK, 1);
-	check_conserved(r.fd);
-	CHECK(!close(a) && !close(c));
-	CHECK(!counters(&r).snapshot);
-	check_conserved(r.fd);
-}
-
-CASE(snapshot_copied_by_readers_outlives_its_region)
-{
-	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
-	int snap;
-
-	fill(&r, 0, CHUNK, 1);
-	snap = snapshot_readers_copy(&r, 0, CHUNK);
-	CHECK(snap >= 0);
-	check_shows(snap, 0, 10, 1);
-	CHECK(!munmap(r.mem, r.pages * PAGE));
-	check_shows(snap, 0, CHUNK, 1);
-	CHECK(!close(snap));
-}
-
 CASE(snapshot_is_refused_for_bad_arguments)
 {
 	struct region plain = open_region(CHUNK, 16, 1, 0, -1);
@@ -616,248 +477,4 @@ CASE(snapshot_goes_on_while_the_pool_is_resized)
 	CHECK(!close(snap));
 	resize.pool_pages = CHUNK;
 	CHECK(!ioctl(r.fd, EXMAP_IOCTL_RESIZE, &resize));
-}
-
-static void send_fd(int socket, int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = { };
-	struct iovec iov = { .iov_base = control, .iov_len = 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&message);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	CHECK(sendmsg(socket, &message, 0) == 1);
-}
-
-static int receive_fd(int socket)
-{
-	char control[CMSG_SPACE(sizeof(int))], byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
-	int fd;
-
-	CHECK(recvmsg(socket, &message, 0) == 1);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-	return fd;
-}
-
-/* Makes a region and a snapshot, hands that over, and writes until it is killed. */
-static void owner(void *arg)
-{
-	struct region r = open_region(4 * CHUNK, 6 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	unsigned int seed = getpid();
-	int snap;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	fill(&r, 0, 3 * CHUNK, 1000);
-	snap = snapshot(&r, 0, 4 * CHUNK, 0);
-	CHECK(snap >= 0);
-	send_fd(*(int *)arg, snap);
-	for (;;)
-		*word_of(r.mem, rand_r(&seed) % (3 * CHUNK)) = 1;
-}
-
-CASE(snapshot_outlives_a_killed_owner_in_another_process)
-{
-	int round, status, pair[2];
-
-	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-	for (round = 0; round < 10; round++) {
-		pid_t pid = fork();
-		char *view;
-		int snap;
-
-		if (!pid) {
-			owner(&pair[1]);
-			_exit(0);
-		}
-		snap = receive_fd(pair[0]);
-		view = mmap(NULL, 4 * CHUNK * PAGE, PROT_READ, MAP_SHARED, snap, 0);
-		CHECK(view != MAP_FAILED && *word_of(view, 7) == 1007);
-		usleep(2000 * round);
-		CHECK(!kill(pid, SIGKILL));
-		check_shows(snap, 0, 3 * CHUNK, 1000);
-		CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
-		check_shows(snap, 0, 3 * CHUNK, 1000);
-		CHECK(*word_of(view, 3 * CHUNK - 1) == 1000 + 3 * CHUNK - 1);
-		CHECK(!munmap(view, 4 * CHUNK * PAGE) && !close(snap));
-	}
-}
-
-struct forked {
-	struct region *r;
-	char *view;
-	int snap;
-};
-
-static void child_of_fork(void *arg)
-{
-	struct forked *f = arg;
-
-	CHECK(*word_of(f->view, 3) == 3 && read_word(f->snap, 4) == 4);
-	check_shows(f->snap, 0, 100, 0);
-	CHECK(touch_signal(f->r->mem, false) == SIGSEGV);
-	FAILS(snapshot(f->r, 0, CHUNK, 0), EPERM);
-	_exit(0);
-}
-
-CASE(snapshot_can_be_read_by_a_child_of_fork)
-{
-	struct region r = open_region(CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	struct forked f = { .r = &r };
-
-	fill(&r, 0, 100, 0);
-	f.snap = snapshot(&r, 0, CHUNK, 0);
-	f.view = mmap(NULL, CHUNK * PAGE, PROT_READ, MAP_SHARED, f.snap, 0);
-	CHECK(*word_of(f.view, 3) == 3);
-	*word_of(r.mem, 4) = 1;
-	CHECK(!in_child(child_of_fork, &f));
-	CHECK(!munmap(f.view, CHUNK * PAGE) && !close(f.snap));
-}
-
-CASE(snapshot_view_cannot_be_pinned)
-{
-	struct region r = open_region(CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	char buffer[PAGE], *view;
-	struct iovec to = { .iov_base = buffer, .iov_len = PAGE }, from = to;
-	int snap, pipes[2];
-
-	fill(&r, 0, 10, 0);
-	snap = snapshot(&r, 0, CHUNK, 0);
-	view = mmap(NULL, CHUNK * PAGE, PROT_READ, MAP_SHARED, snap, 0);
-	CHECK(*word_of(view, 3) == 3 && !pipe(pipes));
-	/* what copies with the CPU works */
-	CHECK(write(pipes[1], view, PAGE) == (long)PAGE);
-	from.iov_base = r.mem;
-	CHECK(process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (long)PAGE);
-	from.iov_base = view;
-	FAILS(process_vm_readv(getpid(), &to, 1, &from, 1, 0), EFAULT);
-	CHECK(!munmap(view, CHUNK * PAGE) && !close(snap));
-}
-
-/* process_vm_writev pins for writing, and copies out before it does. */
-CASE(snapshot_is_safe_from_writes_through_the_kernel)
-{
-	struct region r = open_region(CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	char buffer[4 * PAGE];
-	struct iovec from = { .iov_base = buffer, .iov_len = sizeof(buffer) },
-		     to = { .iov_base = r.mem, .iov_len = sizeof(buffer) };
-	int snap;
-
-	memset(buffer, 5, sizeof(buffer));
-	fill(&r, 0, 10, 0);
-	snap = snapshot(&r, 0, CHUNK, 0);
-	CHECK(process_vm_writev(getpid(), &from, 1, &to, 1, 0) == (long)sizeof(buffer));
-	CHECK(r.mem[3 * PAGE] == 5);
-	check_shows(snap, 0, 10, 0);
-	CHECK(counters(&r).copies >= 4 && counters(&r).copies <= 10);
-	CHECK(!close(snap));
-}
-
-static void read_until_killed(void *arg)
-{
-	const struct forked *f = arg;
-	__u64 page;
-
-	for (;;)
-		for (page = 0; page < 2 * CHUNK; page++)
-			if (*word_of(f->view, page) != page)
-				_exit(1);
-}
-
-CASE(snapshot_survives_killed_readers)
-{
-	struct region r = open_region(2 * CHUNK, 5 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	int round, status;
-	__u64 page;
-
-	for (round = 0; round < 8; round++) {
-		struct forked f = { .r = &r };
-		pid_t pid;
-
-		fill(&r, 0, 2 * CHUNK, 0);
-		f.snap = snapshot(&r, 0, 2 * CHUNK, 0);
-		f.view = mmap(NULL, 2 * CHUNK * PAGE, PROT_READ, MAP_SHARED, f.snap, 0);
-		pid = fork();
-		if (!pid)
-			read_until_killed(&f);
-		for (page = 0; page < 2 * CHUNK; page++) {
-			*word_of(r.mem, page) = 99;
-			if (page == 100u * round)
-				CHECK(!kill(pid, SIGKILL));
-		}
-		CHECK(waitpid(pid, &status, 0) == pid);
-		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-		CHECK(*word_of(f.view, 7) == 7);
-		CHECK(!munmap(f.view, 2 * CHUNK * PAGE) && !close(f.snap));
-		check_conserved(r.fd);
-	}
-	CHECK(!counters(&r).snapshot);
-}
-
-static void exec_head(void *arg)
-{
-	int *ends = arg;
-	struct region r = open_region(CHUNK, 2 * CHUNK, 1, EXMAP_SNAPSHOTS, -1);
-	int snap;
-
-	fill(&r, 0, 10, 0x61626364);
-	snap = snapshot(&r, 0, CHUNK, 0);
-	CHECK(dup2(snap, 0) == 0 && dup2(ends[1], 1) == 1);
-	execlp("head", "head", "-c", "4", NULL);
-	_exit(1);
-}
-
-CASE(snapshot_can_be_read_by_the_image_after_exec)
-{
-	char text[4];
-	int ends[2];
-
-	CHECK(!pipe(ends));
-	CHECK(!in_child(exec_head, ends));
-	CHECK(read(ends[0], text, 4) == 4 && !memcmp(text, "dcba", 4));
-}
-
-struct direct_read {
-	int disk;
-	char *to;
-	long got;
-};
-
-static void *read_slowly(void *arg)
-{
-	struct direct_read *d = arg;
-
-	d->got = pread(d->disk, d->to, PAGE, 700 * PAGE);
-	return NULL;
-}
-
-/* A device writes to a page that is frozen, and freed, and whose snapshot ends, meanwhile. */
-CASE(snapshot_waits_for_a_device_before_it_gives_a_frame_back)
-{
-	struct direct_read d = { .disk = null_disk("1500000000", O_DIRECT) };
-	struct region r = open_region(CHUNK, 64, 1, EXMAP_SNAPSHOTS, -1);
-	pthread_t thread;
-	int snap;
-
-	fill(&r, 0, 4, 0);
-	d.to = r.mem + 2 * PAGE;
-	CHECK(!pthread_create(&thread, NULL, read_slowly, &d));
-	usleep(300000);
-	snap = snapshot(&r, 0, CHUNK, 0);
-	CHECK(snap >= 0);
-	CHECK(!one(&r, 0, EXMAP_OP_FREE, 2, 1, 0, NULL));
-	CHECK(counters(&r).snapshot == 1 && read_word(snap, 3) == 3);
-	CHECK(!close(snap));
-	check_conserved(r.fd);
-	/* whoever takes every frame does not get that one */
-	CHECK(one(&r, 0, EXMAP_OP_ALLOC, 100, 64, 0, NULL) == -ENOMEM);
-	CHECK(counters(&r).pinned == 1 && counters(&r).quarantine == 1);
-	CHECK(!pthread_join(thread, NULL) && d.got == (long)PAGE);
-	CHECK(!counters(&r).pinned && counters(&r).free == 1);
 }

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+/* Snapshots whose pages are copied by those who read them. */
+#define _GNU_SOURCE
+#include "snapshot.h"
+
+#include <sys/resource.h>
+
+static int snapshot_readers_copy(struct region *r, __u64 start, __u64 count)
+{
+	struct exmap_snapshot_create create = { .flags = EXMAP_READERS_COPY, .start = start,
+						.count = count };
+
+	return ioctl(r->fd, EXMAP_IOCTL_SNAPSHOT, &create);
+}
+
+/* How many of a snapshot's pages the live region has too. */
+static unsigned int shared_pages(int snap, unsigned int count)
+{
+	unsigned int page, shared = 0;
+
+	for (page = 0; page < count; page++)
+		shared += !!(page_word(snap, page) & EXMAP_RES_SNAPSHOT);
+	return shared;
+}
+
+static long faults(void)
+{
+	struct rusage usage;
+
+	CHECK(!getrusage(RUSAGE_THREAD, &usage));
+	return usage.ru_minflt;
+}
+
+CASE(snapshot_is_copied_by_its_readers_if_it_says_so)
+{
+	struct region r = open_region(2 * CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
+	__u64 page;
+	long before;
+	int snap;
+
+	fill(&r, 0, 2 * CHUNK, 7);
+	snap = snapshot_readers_copy(&r, 0, 2 * CHUNK);
+	CHECK(snap >= 0 && shared_pages(snap, 2 * CHUNK) == 2 * CHUNK);
+	/* pread copies to its caller, and nothing else */
+	CHECK(read_word(snap, 5) == 12 && !counters(&r).copies);
+	check_shows(snap, 0, 2 * CHUNK, 7);
+	CHECK(counters(&r).copies == 2 * CHUNK && !shared_pages(snap, 2 * CHUNK));
+	CHECK(info(snap).frames == 2 * CHUNK);
+	for (page = 0; page < 2 * CHUNK; page++)
+		(void)*word_of(r.mem, page);
+	before = faults();
+	for (page = 0; page < 2 * CHUNK; page++)
+		*word_of(r.mem, page) = 1;
+	CHECK(faults() == before && counters(&r).copies == 2 * CHUNK);
+	check_shows(snap, 0, 2 * CHUNK, 7);
+	check_conserved(r.fd);
+	CHECK(!close(snap));
+	CHECK(!counters(&r).snapshot);
+	check_conserved(r.fd);
+}
+
+/* 2,200 frames: an eighth is 275, and 1,024 are mapped. */
+CASE(snapshot_is_shared_again_when_frames_run_short)
+{
+	struct region r = open_region(2 * CHUNK, 2200, 1, EXMAP_SNAPSHOTS, -1);
+	unsigned int copied;
+	__u64 page;
+	int snap;
+
+	fill(&r, 0, 2 * CHUNK, 7);
+	snap = snapshot_readers_copy(&r, 0, 2 * CHUNK);
+	CHECK(snap >= 0);
+	check_shows(snap, 0, 2 * CHUNK, 7);
+	copied = counters(&r).copies;
+	CHECK(copied > 600 && copied <= 2200 - 1024 - 275);
+	CHECK(shared_pages(snap, 2 * CHUNK) == 2 * CHUNK - copied);
+	for (page = 0; page < 2 * CHUNK; page++)
+		*word_of(r.mem, page) = 1;
+	CHECK(!info(snap).broken && counters(&r).copies == 2 * CHUNK);
+	check_shows(snap, 0, 2 * CHUNK, 7);
+	check_conserved(r.fd);
+}
+
+/* An older snapshot that shares, one whose readers copy, and both looking at the same pages. */
+CASE(snapshot_copied_by_readers_goes_with_others)
+{
+	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
+	__u64 page;
+	int a, b, c;
+
+	fill(&r, 0, CHUNK, 1);
+	a = snapshot(&r, 0, CHUNK, 0);
+	*word_of(r.mem, 3) = 99;
+	b = snapshot_readers_copy(&r, 0, CHUNK);
+	CHECK(a >= 0 && b >= 0 && read_word(b, 3) == 99);
+	check_shows(a, 4, CHUNK - 4, 1);
+	/* what the view of a shares is not copied behind its back */
+	check_shows(b, 4, CHUNK - 4, 1);
+	for (page = 0; page < CHUNK; page++)
+		*word_of(r.mem, page) = 1000 + page;
+	check_shows(a, 0, CHUNK, 1);
+	check_shows(b, 4, CHUNK - 4, 1);
+	c = snapshot_readers_copy(&r, 0, CHUNK);
+	CHECK(c >= 0);
+	check_shows(c, 0, CHUNK, 1000);
+	CHECK(!one(&r, 0, EXMAP_OP_FREE, 0, CHUNK, 0, NULL));
+	check_shows(c, 0, CHUNK, 1000);
+	check_shows(a, 0, CHUNK, 1);
+	CHECK(!close(b));
+	check_shows(a, 0, CHUNK, 1);
+	check_conserved(r.fd);
+	CHECK(!close(a) && !close(c));
+	CHECK(!counters(&r).snapshot);
+	check_conserved(r.fd);
+}
+
+CASE(snapshot_copied_by_readers_outlives_its_region)
+{
+	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
+	int snap;
+
+	fill(&r, 0, CHUNK, 1);
+	snap = snapshot_readers_copy(&r, 0, CHUNK);
+	CHECK(snap >= 0);
+	check_shows(snap, 0, 10, 1);
+	CHECK(!munmap(r.mem, r.pages * PAGE));
+	check_shows(snap, 0, CHUNK, 1);
+	CHECK(!close(snap));
+}
+
+/* Writes that are ahead of the readers copy eight pages each, as far as there are frames to spare. */
+CASE(snapshot_copied_by_readers_takes_the_neighbours_of_a_write)
+{
+	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
+	long before;
+	__u64 page;
+	int snap;
+
+	fill(&r, 0, CHUNK, 7);
+	snap = snapshot_readers_copy(&r, 0, CHUNK);
+	CHECK(snap >= 0 && !one(&r, 0, EXMAP_OP_FREE, 11, 1, 0, NULL));
+	*word_of(r.mem, 13) = 1;
+	CHECK(counters(&r).copies == 7);
+	CHECK(page_word(snap, 7) & EXMAP_RES_SNAPSHOT && page_word(snap, 16) & EXMAP_RES_SNAPSHOT);
+	before = faults();
+	for (page = 8; page < 16; page++)
+		if (page != 11)
+			*word_of(r.mem, page) = 1;
+	CHECK(faults() == before);
+	check_shows(snap, 0, CHUNK, 7);
+	CHECK(!close(snap));
+	check_conserved(r.fd);
+}
