@@ -98,17 +98,18 @@ int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 
 	if (!n)
 		return 0;
+	for (i = 0; i < n; i++)
+		memory[i] = exmap_page(db->ex, pages[i]);
 	pthread_mutex_lock(&db->blocks.lock);
 	room = block_allocate(&db->blocks, blocks, n, true);
+	/* a freeze holds this lock, so that it sees no checksum half written */
+	for (i = 0; i < n; i++)
+		page_seal(memory[i]);
 	pthread_mutex_unlock(&db->blocks.lock);
 	w->error_page = pages[0];
 	if (!room) {
 		note_failed(db, pages, NULL, n);
 		return checkpoint_fail(db, -ENOSPC, pages[0]);
-	}
-	for (i = 0; i < n; i++) {
-		memory[i] = exmap_page(db->ex, pages[i]);
-		page_seal(memory[i]);
 	}
 	ret = disk_write(db->backing_fd, blocks, memory, n, &done);
 	w->counts.written += done;

@@ -84,8 +84,8 @@ static int lock_with_room(struct exdb_worker *w, size_t size)
 		open = __atomic_load_n(&db->log_open, __ATOMIC_ACQUIRE);
 		if (open && !low && log_has_room(&db->log, size))
 			return 0;
-		pthread_mutex_unlock(&db->commit);
 		w->error_page = db->next_page;
+		pthread_mutex_unlock(&db->commit);
 		if (low && tries++ > 1)
 			return -ENOSPC;
 		/* what was retired since the last one began is free after the next but one */

@@ -32,6 +32,7 @@ struct share {
 	int64_t rows;
 	unsigned int seed;
 	pthread_t thread;
+	bool stop;
 };
 
 #define CHECK(condition) \
@@ -182,6 +183,44 @@ static void scan_all(const struct share *share, int64_t rows, bool reverse)
 	exdb_scan_free(scan);
 }
 
+/* Looks at snapshots, in which keys ascend, and commits what it has read, until it is told to stop. */
+static void *observe(void *arg)
+{
+	struct share *share = arg;
+
+	while (!__atomic_load_n(&share->stop, __ATOMIC_ACQUIRE)) {
+		struct share view = *share;
+		struct exdb_freeze *freeze;
+		struct exdb_check found;
+		struct exdb_txn *txn;
+		int64_t ids[37], last = -1, n, i;
+		struct exdb_vector columns[2] = { { .values = ids } };
+		struct exdb_scan *scan;
+
+		CHECK(!exdb_freeze(share->w, &freeze));
+		view.w = exdb_freeze_worker(freeze);
+		scan = exdb_scan_new(NULL, view.layout, view.tree, NULL, NULL, 64, false);
+		CHECK(scan);
+		while ((n = exdb_scan_next(view.w, scan, columns, 37)) > 0)
+			for (i = 0; i < n; last = ids[i++])
+				CHECK(ids[i] > last && ids[i] % 3 == 0);
+		CHECK(!n);
+		exdb_scan_free(scan);
+		exdb_thaw(freeze);
+
+		CHECK(!exdb_check(share->w, &found));
+		CHECK(!exdb_txn_begin(share->w, &txn));
+		scan = exdb_scan_new(txn, share->layout, share->tree, NULL, NULL, 64, true);
+		CHECK(scan);
+		CHECK(exdb_scan_next(share->w, scan, columns, 37) >= 0);
+		exdb_scan_free(scan);
+		n = exdb_txn_commit(share->w, txn);
+		CHECK(!n || n == -ECANCELED);
+		exdb_txn_end(txn);
+	}
+	return NULL;
+}
+
 static void shuffle(int64_t *keys, int64_t n, unsigned int *seed)
 {
 	int64_t i;
@@ -198,7 +237,7 @@ int main(int argc, char **argv)
 {
 	const uint8_t types[2] = { EXDB_INT64, EXDB_TEXT };
 	const uint32_t key = 0;
-	struct share shares[THREADS] = { 0 };
+	struct share shares[THREADS] = { 0 }, observer;
 	struct exdb_stats stats;
 	struct exdb_layout *layout;
 	struct exdb_txn *txn;
@@ -221,11 +260,14 @@ int main(int argc, char **argv)
 
 	layout = exdb_layout_new(2, types, 1, &key);
 	CHECK(layout);
-	db = open_db(argv[1], threads, true, &fd);
+	db = open_db(argv[1], threads + 1, true, &fd);
 	CHECK(!exdb_txn_begin(exdb_worker_at(db, 0), &txn));
 	CHECK(!exdb_table_create(txn, &tree));
 	CHECK(!exdb_txn_commit(exdb_worker_at(db, 0), txn));
 	exdb_txn_end(txn);
+	observer = (struct share){
+		.w = exdb_worker_at(db, threads), .layout = layout, .tree = tree };
+	CHECK(!pthread_create(&observer.thread, NULL, observe, &observer));
 	for (i = 0; i < threads; i++) {
 		shares[i] = (struct share){
 			.w = exdb_worker_at(db, i),
@@ -239,6 +281,8 @@ int main(int argc, char **argv)
 	}
 	for (i = 0; i < threads; i++)
 		CHECK(!pthread_join(shares[i].thread, NULL));
+	__atomic_store_n(&observer.stop, true, __ATOMIC_RELEASE);
+	CHECK(!pthread_join(observer.thread, NULL));
 	scan_all(&shares[0], rows, false);
 	scan_all(&shares[0], rows, true);
 	for (i = 0; i < threads; i++)
