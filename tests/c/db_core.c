@@ -187,8 +187,9 @@ static void scan_all(const struct share *share, int64_t rows, bool reverse)
 static void *observe(void *arg)
 {
 	struct share *share = arg;
+	unsigned int round;
 
-	while (!__atomic_load_n(&share->stop, __ATOMIC_ACQUIRE)) {
+	for (round = 0; round < 3 && !__atomic_load_n(&share->stop, __ATOMIC_ACQUIRE); round++) {
 		struct share view = *share;
 		struct exdb_freeze *freeze;
 		struct exdb_check found;
@@ -217,6 +218,8 @@ static void *observe(void *arg)
 		n = exdb_txn_commit(share->w, txn);
 		CHECK(!n || n == -ECANCELED);
 		exdb_txn_end(txn);
+		/* the check keeps writers waiting */
+		usleep(20000);
 	}
 	return NULL;
 }
