@@ -1,79 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * exmap - the backing of a region: READ and WRITE against a file or device.
+ * exmap - the backing of a region: READ and WRITE against a file, a block device,
+ * or an NVMe controller that the kernel drives.
  *
- * Page n of the region is page n of the backing.  Frames are given to the file
- * system or block device as they are (bvec iterators), asynchronously if the
- * file was opened with O_DIRECT; consecutive pages make one request, and if that
- * fails one each, so that a bad block is the matter of its page alone.  No
+ * Page n of the region is page n of the backing.  Consecutive pages make one
+ * request, and if that fails one each, so that a bad block is the matter of its
+ * page alone.  No
  * interface is held while the I/O runs: pages that are being read are BUSY in
  * the residency map, pages that are being written have a reference.
  */
-#include <linux/blkdev.h>
-#include <linux/bvec.h>
-#include <linux/completion.h>
 #include <linux/file.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
-#include <linux/uio.h>
 
-#include "exmap.h"
+#include "backing.h"
 #include "ptable.h"
-
-#define EXMAP_IO_PAGES	512	/* pages in flight for one call */
-
-/**
- * struct io_slot - a page of a batch
- * @page: of the region
- * @frame: its frame
- * @iov: which iov asked for it
- * @res: what became of it: 0 or an error
- */
-struct io_slot {
-	u32 page;
-	u32 frame;
-	u16 iov;
-	int res;
-};
-
-/* A request: consecutive pages. */
-struct io_run {
-	struct kiocb kiocb;
-	struct exmap_io *io;
-	unsigned int first;
-	unsigned int nr;
-	long ret;
-};
-
-/**
- * struct exmap_io - a READ or WRITE in progress, for one interface
- * @op: its steps over pages
- * @pending: runs in flight, and one for the submitter
- * @done: completed when @pending falls to 0
- * @nr: pages in the batch
- * @nr_runs: requests made of them
- * @slots: the pages
- * @bvecs: their frames
- * @runs: the requests
- * @single: the request for a page of a run that failed
- * @res: result of each iov
- * @changed: pages of each iov that were transferred
- */
-struct exmap_io {
-	struct exmap_op op;
-	atomic_t pending;
-	struct completion done;
-	unsigned int nr;
-	unsigned int nr_runs;
-	struct io_slot slots[EXMAP_IO_PAGES];
-	struct bio_vec bvecs[EXMAP_IO_PAGES];
-	struct io_run runs[EXMAP_IO_PAGES];
-	struct io_run single;
-	int res[EXMAP_USER_INTERFACE_PAGES];
-	unsigned int changed[EXMAP_USER_INTERFACE_PAGES];
-};
 
 /* Take a reference on a file that can back a region; *backing is NULL for fd -1. */
 int exmap_backing_open(int fd, struct file **backing)
@@ -87,6 +30,10 @@ int exmap_backing_open(int fd, struct file **backing)
 	file = fget(fd);
 	if (!file)
 		return -EBADF;
+	if (exmap_nvme_is_backing(file)) {
+		*backing = file;
+		return 0;
+	}
 	mode = file_inode(file)->i_mode;
 	if (!(file->f_mode & FMODE_READ))
 		goto err_file;
@@ -127,47 +74,15 @@ static struct exmap_io *get_io(struct exmap_region *region, struct exmap_interfa
 	return itf->io;
 }
 
-static void run_ended(struct io_run *run, long ret)
+/* Make runs of consecutive pages, @most at a time, out of the batch. */
+static void make_runs(struct exmap_io *io, unsigned int most)
 {
-	run->ret = ret;
-	if (atomic_dec_and_test(&run->io->pending))
-		complete(&run->io->done);
-}
-
-static void run_complete(struct kiocb *kiocb, long ret)
-{
-	run_ended(container_of(kiocb, struct io_run, kiocb), ret);
-}
-
-static void submit_run(struct file *file, struct io_run *run, bool write)
-{
-	struct exmap_io *io = run->io;
-	struct iov_iter iter;
-	ssize_t ret;
-
-	init_sync_kiocb(&run->kiocb, file);
-	run->kiocb.ki_pos = (loff_t)io->slots[run->first].page << PAGE_SHIFT;
-	run->kiocb.ki_complete = run_complete;
-	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, &io->bvecs[run->first], run->nr,
-		      (size_t)run->nr << PAGE_SHIFT);
-	atomic_inc(&io->pending);
-	if (write)
-		ret = file->f_op->write_iter(&run->kiocb, &iter);
-	else
-		ret = vfs_iocb_iter_read(file, &run->kiocb, &iter);
-	if (ret != -EIOCBQUEUED)
-		run_ended(run, ret);
-}
-
-/* Make runs of consecutive pages out of the batch. */
-static void make_runs(struct exmap_io *io)
-{
-	struct io_run *run = NULL;
+	struct exmap_io_run *run = NULL;
 	unsigned int i;
 
 	io->nr_runs = 0;
 	for (i = 0; i < io->nr; i++) {
-		if (run && io->slots[i].page == io->slots[i - 1].page + 1) {
+		if (run && run->nr < most && io->slots[i].page == io->slots[i - 1].page + 1) {
 			run->nr++;
 			continue;
 		}
@@ -178,30 +93,18 @@ static void make_runs(struct exmap_io *io)
 	}
 }
 
-/* Send requests and wait for them. */
-static void submit_and_wait(struct exmap_region *region, struct exmap_io *io, struct io_run *runs,
-			    unsigned int nr, bool write)
+static void submit_and_wait(struct exmap_region *region, struct exmap_io *io,
+			    struct exmap_io_run *runs, unsigned int nr, bool write)
 {
-	struct file *file = region->backing;
-	struct blk_plug plug;
-	unsigned int i;
-
-	init_completion(&io->done);
-	atomic_set(&io->pending, 1);
-	if (write)
-		file_start_write(file);
-	blk_start_plug(&plug);
-	for (i = 0; i < nr; i++)
-		submit_run(file, &runs[i], write);
-	blk_finish_plug(&plug);
-	if (!atomic_dec_and_test(&io->pending))
-		wait_for_completion_io(&io->done);
-	if (write)
-		file_end_write(file);
+	io->lost = false;
+	if (exmap_nvme_is_backing(region->backing))
+		exmap_nvme_backing_transfer(region, io, runs, nr, write);
+	else
+		exmap_backing_file_transfer(region, io, runs, nr, write);
 }
 
 /* What became of page @i of a run: 0, or an error.  Zeroes the tail of a cut page. */
-static int read_result(struct exmap_region *region, const struct io_run *run, unsigned int i)
+static int read_result(struct exmap_region *region, const struct exmap_io_run *run, unsigned int i)
 {
 	loff_t pos = (loff_t)run->io->slots[run->first + i].page << PAGE_SHIFT;
 	long got = run->ret - ((long)i << PAGE_SHIFT);
@@ -218,14 +121,14 @@ static int read_result(struct exmap_region *region, const struct io_run *run, un
 	return 0;
 }
 
-static int write_result(const struct io_run *run, unsigned int i)
+static int write_result(const struct exmap_io_run *run, unsigned int i)
 {
 	if (run->ret < 0)
 		return run->ret;
 	return run->ret >= ((long)(i + 1) << PAGE_SHIFT) ? 0 : -EIO;
 }
 
-static int page_result(struct exmap_region *region, const struct io_run *run, unsigned int i,
+static int page_result(struct exmap_region *region, const struct exmap_io_run *run, unsigned int i,
 		       bool write)
 {
 	return write ? write_result(run, i) : read_result(region, run, i);
@@ -235,7 +138,7 @@ static int page_result(struct exmap_region *region, const struct io_run *run, un
 static int try_again(struct exmap_region *region, struct exmap_io *io, unsigned int slot,
 		     bool write)
 {
-	struct io_run *run = &io->single;
+	struct exmap_io_run *run = &io->single;
 
 	if (fatal_signal_pending(current))
 		return -EINTR;
@@ -251,15 +154,15 @@ static void transfer(struct exmap_region *region, struct exmap_io *io, bool writ
 {
 	unsigned int r, i;
 
-	make_runs(io);
+	make_runs(io, exmap_nvme_backing_most(region->backing));
 	submit_and_wait(region, io, io->runs, io->nr_runs, write);
 	for (r = 0; r < io->nr_runs; r++) {
-		struct io_run *run = &io->runs[r];
+		struct exmap_io_run *run = &io->runs[r];
 
 		for (i = 0; i < run->nr; i++) {
 			int res = page_result(region, run, i, write);
 
-			if (res && res != -ENXIO && run->nr > 1)
+			if (res && res != -ENXIO && run->nr > 1 && !io->lost)
 				res = try_again(region, io, run->first + i, write);
 			io->slots[run->first + i].res = res;
 		}
@@ -337,7 +240,7 @@ static int unclaim(struct exmap_op *op, u64 page)
  * The chunk lost its page table, or the region died, while the page was read:
  * both have flushed, so that the frame is free as soon as nobody refers to it.
  */
-static void abandon(struct exmap_op *op, const struct io_slot *slot)
+static void abandon(struct exmap_op *op, const struct exmap_io_slot *slot)
 {
 	struct exmap_region *region = op->region;
 	struct exmap_chunk *chunk = region->chunks[slot->page / EXMAP_CHUNK_PAGES];
@@ -351,7 +254,7 @@ static void abandon(struct exmap_op *op, const struct io_slot *slot)
 	mutex_unlock(&op->itf->lock);
 }
 
-static void end_read(struct exmap_io *io, const struct io_slot *slot)
+static void end_read(struct exmap_io *io, const struct exmap_io_slot *slot)
 {
 	int res = slot->res, ret = exmap_op_enter(&io->op);
 
@@ -406,7 +309,7 @@ static void write_batch(struct exmap_region *region, struct exmap_io *io)
 		return;
 	transfer(region, io, true);
 	for (i = 0; i < io->nr; i++) {
-		struct io_slot *slot = &io->slots[i];
+		struct exmap_io_slot *slot = &io->slots[i];
 
 		put_page(io->bvecs[i].bv_page);
 		io->op.itf->counts.writes += !slot->res;

@@ -5,9 +5,10 @@
  * LOCK ORDER, outermost first
  *
  *	region->setup		SETUP, RESIZE, CLONE; never taken below mmap_lock
+ *	interface->io_lock	one READ or WRITE at a time, its I/O included
  *	controllers_lock	(nvme/pci.c) the list of controllers
  *	controller->lock	admin commands, queues, owner
- *	interface->io_lock	one READ or WRITE at a time, its I/O included
+ *	channel->lock		(nvme/channel.c) commands in flight
  *	mm->mmap_lock		(populating a chunk, page faults)
  *	the lock of a vma	(page faults, instead of the former, since Linux 6.6)
  *	queue->map_lock		(nvme/file.c) whether doorbells may be mapped
@@ -720,6 +721,11 @@ void exmap_backing_free_io(struct exmap_io *io);
 int exmap_nvme_init(void);
 void exmap_nvme_exit(void);
 int exmap_nvme_queue_open(struct exmap_region *region, const struct exmap_nvme_open *args);
+int exmap_nvme_backing_open(const struct exmap_nvme_backing *args);
+bool exmap_nvme_is_backing(const struct file *file);
+unsigned int exmap_nvme_backing_most(const struct file *file);
+int exmap_nvme_backing_attach(struct exmap_region *region, const struct exmap_pool *pool,
+			      struct file *backing);
 void exmap_nvme_region_release(struct exmap_region *region);
 int exmap_nvme_pool_grow(struct exmap_region *region, u32 capacity, struct list_head *pages);
 int exmap_nvme_pool_may_shrink(struct exmap_region *region);

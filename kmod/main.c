@@ -221,7 +221,7 @@ static long ioctl_info(struct exmap_region *region, void __user *arg)
 	info.features = EXMAP_FEATURE_RESIDENCY | EXMAP_FEATURE_SCAN | EXMAP_FEATURE_LAZY |
 			EXMAP_FEATURE_RESIZE | EXMAP_FEATURE_FILE_BACKING |
 			EXMAP_FEATURE_FAULT_ZERO | EXMAP_FEATURE_SNAPSHOT |
-			EXMAP_FEATURE_NVME;
+			EXMAP_FEATURE_NVME | EXMAP_FEATURE_NVME_BACKING;
 	info.chunk_pages = EXMAP_CHUNK_PAGES;
 	info.region_pages = READ_ONCE(region->nr_pages);
 	info.flush_threshold = READ_ONCE(region->flush_threshold);
@@ -371,6 +371,15 @@ static long ioctl_nvme_open(struct exmap_region *region, void __user *arg)
 	return exmap_nvme_queue_open(region, &args);
 }
 
+static long ioctl_nvme_backing(void __user *arg)
+{
+	struct exmap_nvme_backing args;
+
+	if (copy_from_user(&args, arg, sizeof(args)))
+		return -EFAULT;
+	return exmap_nvme_backing_open(&args);
+}
+
 static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct exmap_region *region = exmap_file_region(file);
@@ -401,6 +410,8 @@ static long exmap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return ioctl_snapshot(region, user);
 	case EXMAP_IOCTL_NVME_OPEN:
 		return ioctl_nvme_open(region, user);
+	case EXMAP_IOCTL_NVME_BACKING:
+		return ioctl_nvme_backing(user);
 	default:
 		return -ENOTTY;
 	}

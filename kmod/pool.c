@@ -282,8 +282,8 @@ int exmap_pool_grow(struct exmap_region *region, u32 nr)
 			enlarge(pool, capacity, &tables);
 		fill_holes(pool, &pages);
 		exmap_region_thaw(region);
-		/* readers of snapshots may be looking at the old table */
-		if (!list_empty(&region->snapshots))
+		/* readers of snapshots, and of NVMe backings, may be looking at the old table */
+		if (!list_empty(&region->snapshots) || region->backing)
 			synchronize_rcu();
 	}
 	free_page_list(&pages);

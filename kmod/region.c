@@ -463,6 +463,9 @@ static int setup_locked(struct exmap_region *region, const struct exmap_ioctl_se
 	if (ret)
 		goto err_pool;
 
+	ret = exmap_nvme_backing_attach(region, &pool, backing);
+	if (ret)
+		goto err_interfaces;
 	region->backing = backing;
 	region->charged = setup->buffer_size;
 	ret = publish(region, setup, &pool, interfaces);
@@ -473,6 +476,8 @@ static int setup_locked(struct exmap_region *region, const struct exmap_ioctl_se
 err_publish:
 	region->backing = NULL;
 	region->charged = 0;
+	exmap_nvme_region_release(region);
+err_interfaces:
 	destroy_interfaces(interfaces, setup->max_interfaces);
 err_pool:
 	exmap_pool_destroy(&pool);

@@ -337,6 +337,7 @@ void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error)
 		return;
 	disable_controller(ctrl);
 	ctrl->state = EXMAP_NVME_DOWN;
+	exmap_nvme_channels_drop(ctrl);
 	exmap_nvme_queue_drop_all(ctrl, error);
 }
 
@@ -355,16 +356,28 @@ void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl)
 		exmap_nvme_controller_fail(ctrl, -EIO);
 }
 
+static void detach_pools(struct exmap_nvme_controller *ctrl)
+{
+	unsigned int i;
+
+	for (i = 0; i < EXMAP_NVME_POOLS; i++) {
+		if (ctrl->pools[i].region)
+			exmap_nvme_pool_detach(ctrl, &ctrl->pools[i]);
+	}
+}
+
 /* Leave the device quiet.  Queues go first, while regions can still find it. */
 void exmap_nvme_controller_stop(struct exmap_nvme_controller *ctrl)
 {
 	mutex_lock(&ctrl->lock);
 	exmap_nvme_controller_check(ctrl);
+	exmap_nvme_channels_delete(ctrl);
 	if (ctrl->state == EXMAP_NVME_LIVE) {
 		exmap_nvme_queue_revoke_all(ctrl);
 		shut_down(ctrl);
 		exmap_nvme_controller_fail(ctrl, -ENODEV);
 	}
+	detach_pools(ctrl);
 	ctrl->state = EXMAP_NVME_GONE;
 	mutex_unlock(&ctrl->lock);
 }

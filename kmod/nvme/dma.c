@@ -21,9 +21,9 @@ MODULE_PARM_DESC(unsafe_noiommu,
 
 static const int frame_prot = IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE;
 
-static u64 frame_iova(u32 frame)
+static u64 frame_iova(const struct exmap_nvme_pool *pool, u32 frame)
 {
-	return EXMAP_NVME_POOL + ((u64)frame << PAGE_SHIFT);
+	return pool->base + ((u64)frame << PAGE_SHIFT);
 }
 
 /* Do it without an IOMMU, if that has been asked for. */
@@ -153,16 +153,18 @@ void exmap_nvme_block_free(struct exmap_nvme_block *block)
 	block->nr = 0;
 }
 
-static int map_frame(struct exmap_nvme_controller *ctrl, u32 frame, struct page *page)
+static int map_frame(struct exmap_nvme_controller *ctrl, const struct exmap_nvme_pool *pool,
+		     u32 frame, struct page *page)
 {
-	return exmap_iommu_map(ctrl->domain, frame_iova(frame), page_to_phys(page), PAGE_SIZE,
+	return exmap_iommu_map(ctrl->domain, frame_iova(pool, frame), page_to_phys(page), PAGE_SIZE,
 			       frame_prot);
 }
 
-/* Unmap what is mapped of a range of frames, which may have holes. */
-static void unmap_frames(struct exmap_nvme_controller *ctrl, u32 first, u32 end)
+/* Unmap what is mapped of a pool, which may have holes, below frame @end. */
+static void unmap_frames(struct exmap_nvme_controller *ctrl, const struct exmap_nvme_pool *pool,
+			 u32 end)
 {
-	u64 iova = frame_iova(first), last = frame_iova(end);
+	u64 iova = pool->base, last = frame_iova(pool, end);
 
 	while (iova < last) {
 		size_t done = iommu_unmap(ctrl->domain, iova, last - iova);
@@ -172,83 +174,129 @@ static void unmap_frames(struct exmap_nvme_controller *ctrl, u32 first, u32 end)
 	}
 }
 
-/* Make the frames of a pool reachable; @region->setup is held. */
-int exmap_nvme_pool_map(struct exmap_nvme_controller *ctrl, struct exmap_region *region)
+static int map_frames(struct exmap_nvme_controller *ctrl, struct exmap_nvme_pool *pool,
+		      const struct exmap_pool *frames)
 {
-	struct exmap_pool *pool = &region->pool;
 	u32 frame;
 	int ret;
 
-	lockdep_assert_held(&region->setup);
-	lockdep_assert_held(&ctrl->lock);
 	if (!ctrl->domain)
 		return 0;
-	if (frame_iova(pool->capacity) > ctrl->limit)
+	if (frame_iova(pool, frames->capacity) > pool->limit)
 		return -ENOSPC;
-	for (frame = 0; frame < pool->capacity; frame++) {
-		if (!pool->pages[frame])
+	for (frame = 0; frame < frames->capacity; frame++) {
+		if (!frames->pages[frame])
 			continue;
-		ret = fatal_signal_pending(current) ? -EINTR :
-						      map_frame(ctrl, frame, pool->pages[frame]);
+		ret = fatal_signal_pending(current) ?
+			      -EINTR :
+			      map_frame(ctrl, pool, frame, frames->pages[frame]);
 		if (ret) {
-			unmap_frames(ctrl, 0, frame);
+			unmap_frames(ctrl, pool, frame);
 			return ret;
 		}
 		cond_resched();
 	}
-	ctrl->nr_frames = pool->capacity;
+	pool->nr_frames = frames->capacity;
 	return 0;
 }
 
-void exmap_nvme_pool_unmap(struct exmap_nvme_controller *ctrl)
+/* The pool of a region, or, for NULL, a place for one; NULL if there is none. */
+struct exmap_nvme_pool *exmap_nvme_pool_find(struct exmap_nvme_controller *ctrl,
+					     const struct exmap_region *region)
+{
+	unsigned int i;
+
+	for (i = 0; i < EXMAP_NVME_POOLS; i++) {
+		if (READ_ONCE(ctrl->pools[i].region) == region)
+			return &ctrl->pools[i];
+	}
+	return NULL;
+}
+
+/**
+ * exmap_nvme_pool_attach - make the frames of a pool reachable
+ * @ctrl: locked
+ * @region: whose; its setup lock is held
+ * @frames: the pool, which SETUP has not published yet
+ * @owner: it is the only one, and may have all addresses
+ *
+ * Returns an ERR_PTR: ENOSPC if there is no place left, or none so large.
+ */
+struct exmap_nvme_pool *exmap_nvme_pool_attach(struct exmap_nvme_controller *ctrl,
+					       struct exmap_region *region,
+					       const struct exmap_pool *frames, bool owner)
+{
+	struct exmap_nvme_pool *pool = exmap_nvme_pool_find(ctrl, NULL);
+	u64 share = ctrl->limit - EXMAP_NVME_POOL;
+	int ret;
+
+	lockdep_assert_held(&region->setup);
+	lockdep_assert_held(&ctrl->lock);
+	if (!pool)
+		return ERR_PTR(-ENOSPC);
+	if (!owner)
+		share = round_down(share / EXMAP_NVME_POOLS, PAGE_SIZE);
+	pool->base = EXMAP_NVME_POOL + (pool - ctrl->pools) * share;
+	pool->limit = pool->base + share;
+	ret = map_frames(ctrl, pool, frames);
+	if (ret)
+		return ERR_PTR(ret);
+	WRITE_ONCE(pool->region, region);
+	return pool;
+}
+
+/* Out of reach; nobody submits commands for it any more. */
+void exmap_nvme_pool_detach(struct exmap_nvme_controller *ctrl, struct exmap_nvme_pool *pool)
 {
 	lockdep_assert_held(&ctrl->lock);
+	WRITE_ONCE(pool->region, NULL);
+	exmap_nvme_channels_sync(ctrl);
 	if (ctrl->domain)
-		unmap_frames(ctrl, 0, ctrl->nr_frames);
-	ctrl->nr_frames = 0;
+		unmap_frames(ctrl, pool, pool->nr_frames);
+	pool->nr_frames = 0;
 }
 
 struct growth {
-	struct exmap_pool *pool;
+	struct exmap_pool *frames;
 	u32 capacity;
 	struct list_head *pages;
 };
 
 /* The frames that are holes in the pool are to be so in the domain. */
-static int unmap_holes(struct exmap_nvme_controller *ctrl, void *arg)
+static int unmap_holes(struct exmap_nvme_controller *ctrl, struct exmap_nvme_pool *pool, void *arg)
 {
-	struct exmap_pool *pool = arg;
+	const struct exmap_pool *frames = arg;
 	u32 frame;
 
-	for (frame = 0; ctrl->domain && frame < ctrl->nr_frames; frame++) {
-		if (frame < pool->capacity && pool->pages[frame])
+	for (frame = 0; ctrl->domain && frame < pool->nr_frames; frame++) {
+		if (frame < frames->capacity && frames->pages[frame])
 			continue;
-		if (iommu_iova_to_phys(ctrl->domain, frame_iova(frame)))
-			iommu_unmap(ctrl->domain, frame_iova(frame), PAGE_SIZE);
+		if (iommu_iova_to_phys(ctrl->domain, frame_iova(pool, frame)))
+			iommu_unmap(ctrl->domain, frame_iova(pool, frame), PAGE_SIZE);
 		cond_resched();
 	}
 	return 0;
 }
 
 /* Goes through holes and pages in the order of fill_holes (pool.c). */
-static int map_growth(struct exmap_nvme_controller *ctrl, void *arg)
+static int map_growth(struct exmap_nvme_controller *ctrl, struct exmap_nvme_pool *pool, void *arg)
 {
 	struct growth *growth = arg;
-	struct exmap_pool *pool = growth->pool;
+	struct exmap_pool *frames = growth->frames;
 	u32 frame = growth->capacity;
 	struct page *page;
 	int ret = 0;
 
 	if (!ctrl->domain)
 		return 0;
-	if (frame_iova(growth->capacity) > ctrl->limit)
+	if (frame_iova(pool, growth->capacity) > pool->limit)
 		return -ENOSPC;
-	ctrl->nr_frames = max(ctrl->nr_frames, growth->capacity);
+	pool->nr_frames = max(pool->nr_frames, growth->capacity);
 	list_for_each_entry(page, growth->pages, lru) {
 		do
 			frame--;
-		while (frame < pool->capacity && pool->pages[frame]);
-		ret = map_frame(ctrl, frame, page);
+		while (frame < frames->capacity && frames->pages[frame]);
+		ret = map_frame(ctrl, pool, frame, page);
 		if (ret)
 			break;
 		cond_resched();
@@ -266,11 +314,11 @@ static int map_growth(struct exmap_nvme_controller *ctrl, void *arg)
  */
 int exmap_nvme_pool_grow(struct exmap_region *region, u32 capacity, struct list_head *pages)
 {
-	struct growth growth = { .pool = &region->pool, .capacity = capacity, .pages = pages };
+	struct growth growth = { .frames = &region->pool, .capacity = capacity, .pages = pages };
 	int ret;
 
 	lockdep_assert_held(&region->setup);
-	ret = exmap_nvme_visit_owned(region, map_growth, &growth);
+	ret = exmap_nvme_visit_pools(region, map_growth, &growth);
 	if (ret)
 		exmap_nvme_pool_shrink(region);
 	return ret;
@@ -280,17 +328,18 @@ int exmap_nvme_pool_grow(struct exmap_region *region, u32 capacity, struct list_
 void exmap_nvme_pool_shrink(struct exmap_region *region)
 {
 	lockdep_assert_held(&region->setup);
-	exmap_nvme_visit_owned(region, unmap_holes, &region->pool);
+	exmap_nvme_visit_pools(region, unmap_holes, &region->pool);
 }
 
-static int check_shrinkable(struct exmap_nvme_controller *ctrl, void *arg)
+static int check_shrinkable(struct exmap_nvme_controller *ctrl, struct exmap_nvme_pool *pool,
+			    void *arg)
 {
-	return ctrl->domain ? 0 : -EBUSY;
+	return ctrl->domain || pool != ctrl->owner ? 0 : -EBUSY;
 }
 
 /* Without an IOMMU only the end of the queues keeps controllers off a frame: -EBUSY. */
 int exmap_nvme_pool_may_shrink(struct exmap_region *region)
 {
 	lockdep_assert_held(&region->setup);
-	return exmap_nvme_visit_owned(region, check_shrinkable, NULL);
+	return exmap_nvme_visit_pools(region, check_shrinkable, NULL);
 }

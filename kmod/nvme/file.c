@@ -26,11 +26,11 @@ static const struct exmap_nvme_block *find_block(struct exmap_nvme_queue *queue,
 	*index = pgoff % area;
 	switch (pgoff / area) {
 	case EXMAP_NVME_OFF_SQ / EXMAP_NVME_OFF_CQ:
-		return &queue->sq;
+		return &queue->pair.sq;
 	case EXMAP_NVME_OFF_CQ / EXMAP_NVME_OFF_CQ:
-		return &queue->cq;
+		return &queue->pair.cq;
 	case EXMAP_NVME_OFF_PRP / EXMAP_NVME_OFF_CQ:
-		return &queue->prp;
+		return &queue->pair.prp;
 	default:
 		return NULL;
 	}
@@ -40,7 +40,7 @@ static const struct exmap_nvme_block *find_block(struct exmap_nvme_queue *queue,
 static vm_fault_t fault_doorbell(struct vm_fault *vmf, struct exmap_nvme_queue *queue,
 				 unsigned long index)
 {
-	u64 start = queue->ctrl->doorbells + exmap_nvme_doorbell_start(queue);
+	u64 start = queue->pair.ctrl->doorbells + exmap_nvme_doorbell_start(queue);
 	struct vm_area_struct *vma = vmf->vma;
 	vm_fault_t ret;
 
@@ -93,11 +93,11 @@ static int queue_mmap(struct file *file, struct vm_area_struct *vma)
 	nr = block ? block->nr : exmap_nvme_doorbell_bytes(queue) >> PAGE_SHIFT;
 	if (index + vma_pages(vma) > nr)
 		return -EINVAL;
-	if (block == &queue->cq && (vma->vm_flags & VM_WRITE))
+	if (block == &queue->pair.cq && (vma->vm_flags & VM_WRITE))
 		return -EACCES;
 
 	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
-	if (block == &queue->cq)
+	if (block == &queue->pair.cq)
 		vm_flags_clear(vma, VM_MAYWRITE);
 	if (!block)
 		vm_flags_set(vma, VM_IO | VM_PFNMAP);
@@ -106,31 +106,39 @@ static int queue_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
-static void fill_info(struct exmap_nvme_queue *queue, struct exmap_nvme_info *info)
+/* What is said of a controller, whoever asks; it is locked. */
+void exmap_nvme_controller_describe(struct exmap_nvme_controller *ctrl,
+				    struct exmap_nvme_info *info)
 {
-	struct exmap_nvme_controller *ctrl = queue->ctrl;
-	u64 start = exmap_nvme_doorbell_start(queue);
-
-	memset(info, 0, sizeof(*info));
-	mutex_lock(&ctrl->lock);
-	exmap_nvme_controller_check(ctrl);
+	lockdep_assert_held(&ctrl->lock);
 	info->features = ctrl->domain ? EXMAP_NVME_IOMMU : 0;
 	info->features |= ctrl->vwc ? EXMAP_NVME_WRITE_CACHE : 0;
-	info->error = -queue->error;
 	info->nsid = ctrl->nsid;
 	info->lba_size = 1u << ctrl->lba_shift;
 	info->max_transfer = ctrl->max_transfer;
 	info->namespace_lbas = ctrl->nr_lbas;
 	info->oncs = ctrl->oncs;
+}
+
+static void fill_info(struct exmap_nvme_queue *queue, struct exmap_nvme_info *info)
+{
+	struct exmap_nvme_controller *ctrl = queue->pair.ctrl;
+	u64 start = exmap_nvme_doorbell_start(queue);
+
+	memset(info, 0, sizeof(*info));
+	mutex_lock(&ctrl->lock);
+	exmap_nvme_controller_check(ctrl);
+	exmap_nvme_controller_describe(ctrl, info);
+	info->error = -queue->error;
 	mutex_unlock(&ctrl->lock);
-	info->qid = queue->qid;
-	info->depth = queue->depth;
+	info->qid = queue->pair.qid;
+	info->depth = queue->pair.depth;
 	info->iova_base = EXMAP_NVME_POOL;
-	info->prp_base = queue->prp.nr ? queue->prp.addr : 0;
-	info->prp_pages = queue->prp.nr;
+	info->prp_base = queue->pair.prp.nr ? queue->pair.prp.addr : 0;
+	info->prp_pages = queue->pair.prp.nr;
 	info->doorbell_stride = ctrl->stride;
-	info->sq_doorbell = exmap_nvme_doorbell(ctrl, queue->qid, false) - start;
-	info->cq_doorbell = exmap_nvme_doorbell(ctrl, queue->qid, true) - start;
+	info->sq_doorbell = exmap_nvme_doorbell(ctrl, queue->pair.qid, false) - start;
+	info->cq_doorbell = exmap_nvme_doorbell(ctrl, queue->pair.qid, true) - start;
 	info->doorbell_bytes = exmap_nvme_doorbell_bytes(queue);
 }
 
@@ -155,22 +163,23 @@ static long queue_reset(struct exmap_nvme_queue *queue, void __user *arg)
 		return -EFAULT;
 	if (memchr_inv(&reset, 0, sizeof(reset)))
 		return -EINVAL;
-	mutex_lock(&queue->ctrl->lock);
+	mutex_lock(&queue->pair.ctrl->lock);
 	ret = queue->error;
 	if (!ret)
-		exmap_nvme_controller_fail(queue->ctrl, -EIO);
-	mutex_unlock(&queue->ctrl->lock);
+		exmap_nvme_controller_fail(queue->pair.ctrl, -EIO);
+	mutex_unlock(&queue->pair.ctrl->lock);
 	return ret;
 }
 
 /* Where the controller sees a frame; 0 if there is none. */
-static u64 frame_address(struct exmap_nvme_queue *queue, u64 frame, bool iommu)
+static u64 frame_address(struct exmap_nvme_queue *queue, u64 frame)
 {
+	struct exmap_nvme_controller *ctrl = queue->pair.ctrl;
 	struct exmap_pool *pool = &queue->region->pool;
 
 	if (frame >= pool->capacity || !pool->pages[frame])
 		return 0;
-	return iommu ? EXMAP_NVME_POOL + (frame << PAGE_SHIFT) : page_to_phys(pool->pages[frame]);
+	return exmap_nvme_frame_address(ctrl, ctrl->owner, frame, pool->pages[frame]);
 }
 
 /* -ENODEV or -EIO for a dead queue: then it is not ours to tell. */
@@ -182,11 +191,11 @@ static int look_up(struct exmap_nvme_queue *queue, u64 start, unsigned int nr, u
 
 	if (mutex_lock_killable(&region->setup))
 		return -EINTR;
-	mutex_lock(&queue->ctrl->lock);
+	mutex_lock(&queue->pair.ctrl->lock);
 	ret = queue->error;
 	for (i = 0; !ret && i < nr; i++)
-		addresses[i] = frame_address(queue, start + i, queue->ctrl->domain);
-	mutex_unlock(&queue->ctrl->lock);
+		addresses[i] = frame_address(queue, start + i);
+	mutex_unlock(&queue->pair.ctrl->lock);
 	mutex_unlock(&region->setup);
 	return ret;
 }

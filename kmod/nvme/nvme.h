@@ -6,11 +6,12 @@
  * Transport Specification 1.0.
  *
  * Whoever drives a queue can make the controller read and write whatever the
- * controller's IOMMU domain maps.  So all of it belongs to one region at a time:
- * its frames, its queues, and three pages of ours, of which only the admin
- * completion queue can be written (the owner can forge completions of admin
- * commands, and nothing but the IOMMU stands between a frame that is given back
- * and a controller that lies).
+ * controller's IOMMU domain maps.  So a controller is used in one of two ways at a
+ * time.  Either one region owns it: then its frames are mapped, its queues, and
+ * three pages of ours, of which only the admin completion queue can be written
+ * (the owner can forge completions of admin commands, and nothing but the IOMMU
+ * stands between a frame that is given back and a controller that lies).  Or only
+ * the kernel drives it, through channels: then the frames of many regions are mapped.
  */
 #ifndef _EXMAP_NVME_H
 #define _EXMAP_NVME_H
@@ -35,7 +36,14 @@
 #define EXMAP_NVME_WINDOW	0x1000000ULL
 #define EXMAP_NVME_WINDOW_CQ	0x100000ULL
 #define EXMAP_NVME_WINDOW_DATA	0x200000ULL
+#define EXMAP_NVME_WINDOW_BOUNCE	0x800000ULL
 #define EXMAP_NVME_POOL		0x400000000ULL
+#define EXMAP_NVME_POOLS	16	/* pools that the kernel may map */
+
+#define EXMAP_NVME_CHANNELS	16	/* queues that the kernel drives, at most */
+#define EXMAP_NVME_CHANNEL_DEPTH	1024
+#define EXMAP_NVME_COMMAND_PAGES	128	/* pages of a command of ours, at most */
+#define EXMAP_NVME_BOUNCE_PAGES	32
 
 /* Base 3.3.3.1 and 3.3.3.2: the sizes that CC.IOSQES and CC.IOCQES declare */
 static_assert(sizeof(struct nvme_command) == 64);
@@ -64,6 +72,43 @@ struct exmap_nvme_admin {
 	u16 cid;
 };
 
+/**
+ * struct exmap_nvme_pair - a submission queue and its completion queue
+ * @ctrl: whose
+ * @qid: number of both
+ * @depth: entries of each
+ * @sq: submission queue
+ * @cq: completion queue
+ * @prp: for lists of PRP entries
+ */
+struct exmap_nvme_pair {
+	struct exmap_nvme_controller *ctrl;
+	u16 qid;
+	u32 depth;
+	struct exmap_nvme_block sq;
+	struct exmap_nvme_block cq;
+	struct exmap_nvme_block prp;
+};
+
+/**
+ * struct exmap_nvme_pool - the frames of a region, as a controller sees them
+ * @region: whose; NULL if this place is free
+ * @base: where frame 0 is
+ * @limit: end of the addresses that it may have
+ * @nr_frames: frames that are mapped, and holes
+ *
+ * Protected by the controller's lock; while a channel is locked, @region does not
+ * become NULL.
+ */
+struct exmap_nvme_pool {
+	struct exmap_region *region;
+	u64 base;
+	u64 limit;
+	u32 nr_frames;
+};
+
+struct exmap_nvme_channel;
+
 enum exmap_nvme_state {
 	EXMAP_NVME_LIVE,	/* enabled */
 	EXMAP_NVME_DOWN,	/* reset after an error; the next owner starts it again */
@@ -90,10 +135,14 @@ enum exmap_nvme_state {
  * @vwc: there is a volatile write cache
  * @nr_queues: queue ids are 1 to this
  * @state: see above
- * @region: the owner: its pool is mapped; a reference of each queue keeps it
- * @nr_frames: frames of its pool that are mapped, and holes
- * @queues: that may be in use by the controller
- * @qids: theirs
+ * @pools: of the owner, or of the regions that the kernel drives it for
+ * @owner: whose queues they are; a reference of each queue keeps its region
+ * @queues: that user space drives, and that may be in use by the controller
+ * @qids: in use
+ * @nr_backings: descriptors through which the kernel drives it; never with an owner
+ * @exclusive: there is to be no other
+ * @channels: that the kernel drives
+ * @nr_channels: how many of them are alive
  */
 struct exmap_nvme_controller {
 	struct kref ref;
@@ -115,52 +164,48 @@ struct exmap_nvme_controller {
 	bool vwc;
 	unsigned int nr_queues;
 	enum exmap_nvme_state state;
-	struct exmap_region *region;
-	u32 nr_frames;
+	struct exmap_nvme_pool pools[EXMAP_NVME_POOLS];
+	struct exmap_nvme_pool *owner;
 	struct list_head queues;
 	DECLARE_BITMAP(qids, EXMAP_NVME_QUEUES + 1);
+	unsigned int nr_backings;
+	bool exclusive;
+	struct exmap_nvme_channel *channels[EXMAP_NVME_CHANNELS];
+	unsigned int nr_channels;
 };
 
 /**
- * struct exmap_nvme_queue - an I/O queue pair; what its descriptor stands for
+ * struct exmap_nvme_queue - a pair that user space drives; what its descriptor stands for
  * @node: in controller->queues while @error is 0
- * @ctrl: a reference
+ * @pair: with a reference on the controller
  * @region: a reference
  * @mapping: through which its mappings are found
  * @map_lock: protects @revoked; nests in mmap_lock
  * @revoked: the doorbells are no longer ours to give
  * @dummy: what is seen in their place
- * @error: 0, or why the controller has forgotten it; protected by ctrl->lock
- * @qid: of the submission and the completion queue
- * @depth: entries of each
- * @sq: submission queue
- * @cq: completion queue
- * @prp: for lists of PRP entries
+ * @error: 0, or why the controller has forgotten it; protected by the controller's lock
  * @charged: pages charged to RLIMIT_MEMLOCK
  */
 struct exmap_nvme_queue {
 	struct list_head node;
-	struct exmap_nvme_controller *ctrl;
+	struct exmap_nvme_pair pair;
 	struct exmap_region *region;
 	struct address_space *mapping;
 	struct mutex map_lock;	/* see above */
 	bool revoked;
 	struct page *dummy;
 	int error;
-	u16 qid;
-	u32 depth;
-	struct exmap_nvme_block sq;
-	struct exmap_nvme_block cq;
-	struct exmap_nvme_block prp;
 	unsigned long charged;
 };
 
-typedef int (*exmap_nvme_owned_fn)(struct exmap_nvme_controller *ctrl, void *arg);
+typedef int (*exmap_nvme_pool_fn)(struct exmap_nvme_controller *ctrl,
+				  struct exmap_nvme_pool *pool, void *arg);
 
 /* pci.c */
-struct exmap_nvme_controller *exmap_nvme_controller_find(const struct exmap_nvme_open *args);
+struct exmap_nvme_controller *exmap_nvme_controller_find(u32 segment, u8 bus, u8 device,
+							 u8 function);
 void exmap_nvme_controller_put(struct exmap_nvme_controller *ctrl);
-int exmap_nvme_visit_owned(struct exmap_region *region, exmap_nvme_owned_fn fn, void *arg);
+int exmap_nvme_visit_pools(struct exmap_region *region, exmap_nvme_pool_fn fn, void *arg);
 
 /* controller.c */
 int exmap_nvme_controller_probe(struct exmap_nvme_controller *ctrl);
@@ -181,14 +226,44 @@ static inline u64 exmap_nvme_doorbell(const struct exmap_nvme_controller *ctrl, 
 /* From the page of the first doorbell to the end of the page of the last. */
 static inline u64 exmap_nvme_doorbell_start(const struct exmap_nvme_queue *queue)
 {
-	return round_down(exmap_nvme_doorbell(queue->ctrl, queue->qid, false), PAGE_SIZE);
+	return round_down(exmap_nvme_doorbell(queue->pair.ctrl, queue->pair.qid, false), PAGE_SIZE);
 }
 
 static inline u64 exmap_nvme_doorbell_bytes(const struct exmap_nvme_queue *queue)
 {
-	u64 last = exmap_nvme_doorbell(queue->ctrl, queue->qid, true);
+	u64 last = exmap_nvme_doorbell(queue->pair.ctrl, queue->pair.qid, true);
 
 	return round_down(last, PAGE_SIZE) + PAGE_SIZE - exmap_nvme_doorbell_start(queue);
+}
+
+/* pair.c */
+unsigned long exmap_nvme_pair_pages(u32 depth, u32 prp_pages);
+int exmap_nvme_pair_alloc(struct exmap_nvme_pair *pair, u32 prp_pages);
+int exmap_nvme_pair_create(struct exmap_nvme_pair *pair);
+int exmap_nvme_pair_delete(struct exmap_nvme_pair *pair);
+void exmap_nvme_pair_drop(struct exmap_nvme_pair *pair);
+void exmap_nvme_pair_free(struct exmap_nvme_pair *pair);
+
+/* file.c */
+void exmap_nvme_controller_describe(struct exmap_nvme_controller *ctrl,
+				    struct exmap_nvme_info *info);
+
+/* channel.c */
+struct exmap_nvme_channel *exmap_nvme_channel_get(struct exmap_nvme_controller *ctrl);
+bool exmap_nvme_channel_put(struct exmap_nvme_channel *ch);
+void exmap_nvme_channel_push(struct exmap_nvme_channel *ch, u8 opcode, u64 pos, size_t len,
+			     const u64 *addresses, long *ret);
+void exmap_nvme_channel_wait(struct exmap_nvme_channel *ch);
+u64 exmap_nvme_channel_bounce(struct exmap_nvme_channel *ch, void **memory);
+int exmap_nvme_channels_alloc(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_channels_free(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_channels_delete(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_channels_drop(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_channels_sync(struct exmap_nvme_controller *ctrl);
+
+static inline unsigned int exmap_nvme_command_pages(const struct exmap_nvme_controller *ctrl)
+{
+	return min_t(u32, ctrl->max_transfer >> PAGE_SHIFT, EXMAP_NVME_COMMAND_PAGES);
 }
 
 /* queue.c */
@@ -207,7 +282,19 @@ int exmap_nvme_block_create(struct exmap_nvme_controller *ctrl, struct exmap_nvm
 			    unsigned int nr, u64 iova, int prot);
 void exmap_nvme_block_unmap(struct exmap_nvme_controller *ctrl, struct exmap_nvme_block *block);
 void exmap_nvme_block_free(struct exmap_nvme_block *block);
-int exmap_nvme_pool_map(struct exmap_nvme_controller *ctrl, struct exmap_region *region);
-void exmap_nvme_pool_unmap(struct exmap_nvme_controller *ctrl);
+struct exmap_nvme_pool *exmap_nvme_pool_attach(struct exmap_nvme_controller *ctrl,
+					       struct exmap_region *region,
+					       const struct exmap_pool *frames, bool owner);
+void exmap_nvme_pool_detach(struct exmap_nvme_controller *ctrl, struct exmap_nvme_pool *pool);
+struct exmap_nvme_pool *exmap_nvme_pool_find(struct exmap_nvme_controller *ctrl,
+					     const struct exmap_region *region);
+
+/* Where the controller sees a frame. */
+static inline u64 exmap_nvme_frame_address(const struct exmap_nvme_controller *ctrl,
+					   const struct exmap_nvme_pool *pool, u32 frame,
+					   struct page *page)
+{
+	return ctrl->domain ? pool->base + ((u64)frame << PAGE_SHIFT) : page_to_phys(page);
+}
 
 #endif /* _EXMAP_NVME_H */

@@ -14,7 +14,10 @@ static DECLARE_RWSEM(controllers_lock); /* protects controllers; outside of thei
 
 static void free_controller(struct kref *ref)
 {
-	kfree(container_of(ref, struct exmap_nvme_controller, ref));
+	struct exmap_nvme_controller *ctrl = container_of(ref, struct exmap_nvme_controller, ref);
+
+	exmap_nvme_channels_free(ctrl);
+	kfree(ctrl);
 }
 
 void exmap_nvme_controller_put(struct exmap_nvme_controller *ctrl)
@@ -22,22 +25,21 @@ void exmap_nvme_controller_put(struct exmap_nvme_controller *ctrl)
 	kref_put(&ctrl->ref, free_controller);
 }
 
-static bool is_at(const struct exmap_nvme_controller *ctrl, const struct exmap_nvme_open *args)
+static bool is_at(const struct pci_dev *pdev, u32 segment, u8 bus, unsigned int devfn)
 {
-	const struct pci_dev *pdev = ctrl->pdev;
-
-	return pci_domain_nr(pdev->bus) == args->segment && pdev->bus->number == args->bus &&
-	       pdev->devfn == PCI_DEVFN(args->device, args->function);
+	return pci_domain_nr(pdev->bus) == segment && pdev->bus->number == bus &&
+	       pdev->devfn == devfn;
 }
 
 /* Returns a reference, or NULL. */
-struct exmap_nvme_controller *exmap_nvme_controller_find(const struct exmap_nvme_open *args)
+struct exmap_nvme_controller *exmap_nvme_controller_find(u32 segment, u8 bus, u8 device,
+							 u8 function)
 {
 	struct exmap_nvme_controller *ctrl, *found = NULL;
 
 	down_read(&controllers_lock);
 	list_for_each_entry(ctrl, &controllers, node) {
-		if (is_at(ctrl, args)) {
+		if (is_at(ctrl->pdev, segment, bus, PCI_DEVFN(device, function))) {
 			kref_get(&ctrl->ref);
 			found = ctrl;
 			break;
@@ -48,23 +50,25 @@ struct exmap_nvme_controller *exmap_nvme_controller_find(const struct exmap_nvme
 }
 
 /*
- * Call @fn, with its lock held, for each controller that a region owns, until it
- * returns an error.  The caller sees to it that the region does not become an owner
- * meanwhile.
+ * Call @fn, with its lock held, for each controller that a region's pool is mapped
+ * for, until it returns an error.  The caller sees to it that no other one joins
+ * them meanwhile.
  */
-int exmap_nvme_visit_owned(struct exmap_region *region, exmap_nvme_owned_fn fn, void *arg)
+int exmap_nvme_visit_pools(struct exmap_region *region, exmap_nvme_pool_fn fn, void *arg)
 {
 	struct exmap_nvme_controller *ctrl;
+	struct exmap_nvme_pool *pool;
 	int ret = 0;
 
 	down_read(&controllers_lock);
 	list_for_each_entry(ctrl, &controllers, node) {
 		/* does not wait for the troubles of others */
-		if (READ_ONCE(ctrl->region) != region)
+		if (!exmap_nvme_pool_find(ctrl, region))
 			continue;
 		mutex_lock(&ctrl->lock);
-		if (ctrl->region == region)
-			ret = fn(ctrl, arg);
+		pool = exmap_nvme_pool_find(ctrl, region);
+		if (pool)
+			ret = fn(ctrl, pool, arg);
 		mutex_unlock(&ctrl->lock);
 		if (ret)
 			break;
@@ -211,6 +215,27 @@ static void power_off(struct pci_dev *pdev)
 	pci_clear_master(pdev);
 }
 
+/* The function is about to be reset by somebody else: nobody starts it meanwhile. */
+static void reset_prepare(struct pci_dev *pdev)
+{
+	struct exmap_nvme_controller *ctrl = pci_get_drvdata(pdev);
+
+	mutex_lock(&ctrl->lock);
+	exmap_nvme_controller_fail(ctrl, -EIO);
+}
+
+static void reset_done(struct pci_dev *pdev)
+{
+	struct exmap_nvme_controller *ctrl = pci_get_drvdata(pdev);
+
+	mutex_unlock(&ctrl->lock);
+}
+
+static const struct pci_error_handlers error_handlers = {
+	.reset_prepare	= reset_prepare,
+	.reset_done	= reset_done,
+};
+
 /* Matches nothing: only driver_override binds a device. */
 static const struct pci_device_id no_ids[] = {
 	{ }
@@ -222,6 +247,7 @@ static struct pci_driver exmap_nvme_driver = {
 	.probe			= probe,
 	.remove			= give_back,
 	.shutdown		= power_off,
+	.err_handler		= &error_handlers,
 	.driver_managed_dma	= true,
 };
 

@@ -233,9 +233,38 @@
  * queue are ordinary memory that nobody reads.  After EIO a new queue can be
  * opened.
  *
+ * NVME BACKINGS
+ *
+ * The other way to use such a controller is to leave its queues to the kernel.
+ * EXMAP_IOCTL_NVME_BACKING returns a descriptor of the first namespace that any
+ * number of processes may have, unless one asked for EXMAP_NVME_EXCLUSIVE.  No
+ * region can own the controller meanwhile, nor is there such a descriptor while
+ * one does: EBUSY.
+ *
+ * As the backing of a region (SETUP) it serves READ and WRITE: a vector becomes one
+ * command for each run of consecutive pages, up to the controller's limit, and one
+ * doorbell; the calling thread polls for the completions, between short sleeps if
+ * they take longer.  The pools of up to 16 regions are mapped for a controller
+ * (else SETUP gives ENOSPC), each in a sixteenth of its addresses.  What one region
+ * can reach of the memory of others is what the kernel lets it: nothing.  The
+ * namespace is shared by all.
+ *
+ * pread, pwrite and their kin work on the descriptor as on a block device that was
+ * opened with O_DIRECT: offset, length, and length of each segment are multiples of
+ * the block size (else EINVAL), buffers may lie anywhere.  Mapped pages of a region
+ * of the process that has this controller as its backing are transferred in place,
+ * other memory is copied.  Writing beyond the end gives ENOSPC.  fsync flushes the
+ * controller's cache; lseek tells the size, NVME_INFO the geometry.
+ *
+ * After a failure of the controller, or 30 seconds without a completion, it is
+ * reset, and what was in flight gives EIO; the next call starts it again.  Once it is
+ * given back or unplugged everything gives ENODEV.
+ *
+ * WITHOUT AN IOMMU
+ *
  * Without an IOMMU all this is refused, unless the module was loaded with
  * unsafe_noiommu=1, which taints the kernel when a controller is bound, and the
- * caller has CAP_SYS_RAWIO: then the owner can have all memory read and written.
+ * caller of NVME_OPEN has CAP_SYS_RAWIO: then the owner can have all memory read and written.
  * Frames are not contiguous then; NVME_ADDRESSES tells where they are.  RESIZE to
  * fewer pages gives EBUSY.
  */
@@ -283,13 +312,15 @@ struct exmap_user_interface {
 
 /**
  * struct exmap_ioctl_setup - give a region its pool, interfaces and backing
- * @fd: a block device or regular file to READ from and WRITE to, or -1
+ * @fd: to READ from and WRITE to: a block device, a regular file, or what
+ *	NVME_BACKING returns; or -1
  * @max_interfaces: 1 to 256
  * @buffer_size: frames in the pool, 1 to EXMAP_POOL_MAX_PAGES
  * @flags: 0, EXMAP_PAGEFAULT_ALLOC or EXMAP_FAULT_ZERO (not both); EXMAP_SNAPSHOTS
  *
  * Errors: EBUSY the second time; EBADF for a @fd that is not open for reading;
- * EINVAL; ENOMEM beyond RLIMIT_MEMLOCK, the cgroup's limit or free memory.
+ * EINVAL; ENOMEM beyond RLIMIT_MEMLOCK, the cgroup's limit or free memory; ENODEV
+ * and ENOSPC as in NVME BACKINGS.
  */
 struct exmap_ioctl_setup {
 	__s32 fd;
@@ -389,6 +420,7 @@ enum exmap_flags {
 #define EXMAP_FEATURE_FAULT_ZERO	0x20ULL
 #define EXMAP_FEATURE_SNAPSHOT		0x40ULL
 #define EXMAP_FEATURE_NVME		0x80ULL
+#define EXMAP_FEATURE_NVME_BACKING	0x100ULL
 
 /**
  * struct exmap_info - what this module and this region are
@@ -725,6 +757,31 @@ struct exmap_nvme_info {
 	__u64 reserved[4];
 };
 
+#define EXMAP_NVME_EXCLUSIVE	1	/* exmap_nvme_backing.flags: be the only one */
+
+/**
+ * struct exmap_nvme_backing - a descriptor of a controller that the kernel drives
+ * @flags: 0 or EXMAP_NVME_EXCLUSIVE
+ * @segment: PCI address of the controller
+ * @bus: the same
+ * @device: the same
+ * @function: the same
+ *
+ * Works on any open descriptor of /dev/exmap, at any time, and returns another one
+ * (close-on-exec); see NVME BACKINGS.  Errors: ENODEV if no such controller is bound
+ * to exmap-nvme; EBUSY if a region owns it, or with EXMAP_NVME_EXCLUSIVE, now or
+ * earlier, if there is another descriptor; EINVAL; ENOMEM; EMFILE.
+ */
+struct exmap_nvme_backing {
+	__u64 flags;
+	__u32 segment;
+	__u8 bus;
+	__u8 device;
+	__u8 function;
+	__u8 reserved8;
+	__u64 reserved[4];
+};
+
 /**
  * struct exmap_nvme_reset - reset the controller; on the descriptor of a queue
  * @flags: 0
@@ -765,5 +822,6 @@ struct exmap_nvme_addresses {
 #define EXMAP_IOCTL_NVME_INFO		_IOWR('k', 33, struct exmap_nvme_info)
 #define EXMAP_IOCTL_NVME_RESET		_IOW('k', 34, struct exmap_nvme_reset)
 #define EXMAP_IOCTL_NVME_ADDRESSES	_IOW('k', 35, struct exmap_nvme_addresses)
+#define EXMAP_IOCTL_NVME_BACKING	_IOW('k', 36, struct exmap_nvme_backing)
 
 #endif /* _UAPI_EXMAP_H */

@@ -185,6 +185,14 @@ struct exmap_nvme_queue {
 int exmap_nvme_open(struct exmap *ex, const struct exmap_nvme_config *config,
 		    struct exmap_nvme_queue **out);
 
+/*
+ * A descriptor of a controller that the kernel drives, which several processes may
+ * have: backing_fd of exmap_config, and for pread, pwrite and fsync.  flags: 0 or
+ * EXMAP_NVME_EXCLUSIVE.  Needs no region, but the module.  Or -errno: see
+ * EXMAP_IOCTL_NVME_BACKING.
+ */
+int exmap_nvme_backing(const char *device, uint64_t flags);
+
 /* Commands in flight are waited for by the controller, and forgotten. */
 void exmap_nvme_close(struct exmap_nvme_queue *queue);
 

@@ -37,7 +37,7 @@ from libexmap.errors import (
     TransferFailed,
 )
 from libexmap.interface import Interface
-from libexmap.nvme import NvmeQueue
+from libexmap.nvme import NvmeQueue, nvme_backing
 from libexmap.region import Region
 from libexmap.snapshot import Snapshot
 from libexmap.types import Backend, Counters, Info, Results, Scan, SnapshotInfo
@@ -78,4 +78,5 @@ __all__ = [
     "SnapshotInfo",
     "SnapshotsDisabled",
     "TransferFailed",
+    "nvme_backing",
 ]

@@ -151,9 +151,9 @@ class ForeignSnapshot(ExmapError):
 
 
 class QueueBusy(ExmapError):
-    """EBUSY: commands are in flight; or the controller belongs to another region."""
+    """EBUSY: commands are in flight; or the controller belongs to others."""
 
-    advice = "wait for them; close the queues of the other region"
+    advice = "wait for them; close the others' queues or descriptors of the controller"
 
 
 class QueueDead(ExmapError):

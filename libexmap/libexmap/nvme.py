@@ -1,6 +1,7 @@
 """An NVMe queue: pages of a region from and to blocks of a device, without system calls."""
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libexmap._ffi import ffi, lib
-from libexmap.errors import InvalidArgument, QueueClosed, QueueDead, no_overflow, queue_error_of
+from libexmap.errors import (
+    InvalidArgument,
+    NoController,
+    QueueClosed,
+    QueueDead,
+    no_overflow,
+    queue_error_of,
+)
 from libexmap.handle import Handle
 from libexmap.interface import Pages, _vector
 from libexmap.types import Results
 
-__all__ = ["NvmeQueue"]
+__all__ = ["NvmeQueue", "nvme_backing"]
 
 _OPCODES = {"read": lib.EXMAP_NVME_READ, "write": lib.EXMAP_NVME_WRITE}
 _RESULT = np.dtype([("tag", np.uint64), ("status", np.uint32), ("reserved", np.uint32)])
@@ -29,6 +37,27 @@ def _nanoseconds(timeout: float) -> int:
 
 def _data(array: NDArray[Any], kind: str) -> Any:
     return ffi.cast(kind, array.ctypes.data)
+
+
+def nvme_backing(address: str, *, exclusive: bool = False) -> int:
+    """Return a descriptor of an NVMe controller that the kernel drives; close it with os.close().
+
+    Several processes may have one, unless it is exclusive. It is a backing for
+    Region.open(), and works with os.pread, os.pwrite and os.fsync like a block device
+    that was opened with O_DIRECT.
+
+    :raises NoController: the controller is not bound to exmap-nvme.
+    :raises QueueBusy: a region owns it, or there is an exclusive descriptor.
+    :raises InvalidArgument: that is no PCI address.
+    """
+    fd = lib.exmap_nvme_backing(address.encode(), lib.EXMAP_NVME_EXCLUSIVE if exclusive else 0)
+    if fd == -errno.ENODEV:
+        raise NoController(errno.ENODEV, f"nvme {address}")
+    if fd in (-errno.EBUSY, -errno.EINVAL):
+        raise queue_error_of(-fd, f"nvme {address}")
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd), f"nvme {address}")
+    return int(fd)
 
 
 class NvmeQueue:

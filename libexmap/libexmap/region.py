@@ -25,7 +25,7 @@ from libexmap.errors import (
 )
 from libexmap.handle import Handle
 from libexmap.interface import Interface, Pages, _vector
-from libexmap.nvme import NvmeQueue
+from libexmap.nvme import NvmeQueue, nvme_backing
 from libexmap.snapshot import Snapshot
 from libexmap.types import Backend, Counters, Info, Scan
 
@@ -46,7 +46,11 @@ def _backing_fd(backing: str | os.PathLike[str] | int | None) -> Iterator[int]:
     if backing is None or isinstance(backing, int):
         yield -1 if backing is None else backing
         return
-    fd = os.open(Path(backing), os.O_RDWR | os.O_CLOEXEC)
+    address = os.fspath(backing)
+    if address.startswith("nvme:"):
+        fd = nvme_backing(address.removeprefix("nvme:"))
+    else:
+        fd = os.open(Path(backing), os.O_RDWR | os.O_CLOEXEC)
     try:
         # the region keeps what it needs: a reference, or a descriptor of its own
         yield fd
@@ -82,7 +86,8 @@ class Region:
     ) -> Self:
         """Open a region of so many pages, with a pool of so many frames, of 4096 bytes each.
 
-        backing is a file or block device (path or descriptor) for read and write;
+        backing is a file or block device (path or descriptor) for read and write, or
+        "nvme:" and the PCI address of a controller that is bound to exmap-nvme.
         fault says what touching an absent page does: "segv", "alloc" or "zero".
         snapshots says whether snapshot() will be used.
         backend "auto" takes the module if there is one, else plain memory.

@@ -2,6 +2,7 @@
 /* libexmap: queues of a controller that is bound to exmap-nvme. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -176,6 +177,27 @@ static int parse_address(const char *text, struct exmap_nvme_open *args)
 	args->device = (uint8_t)device;
 	args->function = (uint8_t)function;
 	return 0;
+}
+
+int exmap_nvme_backing(const char *device, uint64_t flags)
+{
+	struct exmap_nvme_backing args = { .flags = flags };
+	struct exmap_nvme_open at;
+	int fd, ret = parse_address(device, &at);
+
+	if (ret)
+		return ret;
+	args.segment = at.segment;
+	args.bus = at.bus;
+	args.device = at.device;
+	args.function = at.function;
+	fd = open("/dev/exmap", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = ioctl(fd, EXMAP_IOCTL_NVME_BACKING, &args);
+	ret = ret < 0 ? -errno : ret;
+	close(fd);
+	return ret;
 }
 
 int exmap_kernel_nvme(struct exmap *ex, const struct exmap_nvme_config *config,

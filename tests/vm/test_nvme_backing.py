@@ -1,0 +1,46 @@
+"""A controller that the kernel drives, through libexmap."""
+
+import mmap
+import os
+
+import numpy as np
+import pytest
+from nvme_device import owned_controller
+
+import libexmap
+from libexmap import Region, nvme_backing
+
+PAGES = 64
+
+
+@pytest.mark.vm
+def test_read_and_write_of_a_region_go_through_the_controller() -> None:
+    address = owned_controller()
+    content = np.arange(PAGES * 4096, dtype=np.uint32).view(np.uint8)[: PAGES * 4096].reshape(PAGES, 4096)
+    with Region.open(pages=PAGES, pool=PAGES, backend="kernel", backing=f"nvme:{address}") as region:
+        region[0].alloc(range(PAGES))
+        region.view(0, PAGES)[:] = content
+        assert region[0].write(range(PAGES)) == PAGES
+    fd = nvme_backing(address)
+    try:
+        with Region.open(pages=PAGES, pool=PAGES, backend="kernel", backing=fd) as region:
+            assert region.info.backing_pages * 4096 == os.lseek(fd, 0, os.SEEK_END)
+            assert region[0].read(range(0, PAGES, 3)) == len(range(0, PAGES, 3))
+            for page in range(0, PAGES, 3):
+                assert np.array_equal(region.page(page), content[page])
+        with mmap.mmap(-1, 4096) as buffer:
+            assert os.preadv(fd, [buffer], 5 * 4096) == 4096
+            assert buffer[:] == content[5].tobytes()
+        with pytest.raises(libexmap.QueueBusy):
+            nvme_backing(address, exclusive=True)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.vm
+def test_a_controller_that_is_not_ours_is_refused() -> None:
+    owned_controller()
+    with pytest.raises(libexmap.NoController):
+        nvme_backing("0000:fe:00.0")
+    with pytest.raises(libexmap.InvalidArgument):
+        nvme_backing("the first one")
