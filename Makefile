@@ -4,9 +4,11 @@
 PY := .venv/bin/python
 DEMO_KERNEL ?= 6.12
 BACKEND ?= kernel
+STORAGE ?= nvme
 
 help:
-	@echo "make demo [BACKEND=posix]   load real data into exmapdb in a guest, and check it"
+	@echo "make demo                   load real data into exmapdb in a guest, and check it"
+	@echo "  BACKEND=posix  without a guest   STORAGE=block  on a block device, not on NVMe queues"
 	@echo "make test                   lint, host tests, the VM suite on both kernels"
 	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
 	@echo "make bench                  the benches, in a guest; compares with docs/bench"
@@ -18,6 +20,9 @@ setup:
 demo: setup
 ifeq ($(BACKEND),posix)
 	@.venv/bin/exmapdb demo --backend posix
+else ifeq ($(STORAGE),nvme)
+	@ci/vm run --kernel $(DEMO_KERNEL) --nvme 1G --iommu --load -- \
+		sh ci/guest-nvme.sh exmap0 sh -c 'exmapdb demo --backend kernel --device nvme:$$EXMAP_NVME'
 else
 	@ci/vm run --kernel $(DEMO_KERNEL) --nvme 1G --load -- exmapdb demo --backend kernel --device /dev/nvme0n1
 endif

@@ -87,7 +87,9 @@ def demo(
     backend: BackendOption = BackendName.AUTO,
     device: Annotated[
         Path | None,
-        typer.Option(help="Block device or file to use; its content is lost. Default: a temporary file."),
+        typer.Option(
+            help="Block device, file, or nvme:ADDRESS to use; its content is lost. Default: a temporary file."
+        ),
     ] = None,
     memory: MemoryOption = "16MiB",
     rows: Annotated[int | None, typer.Option(min=1, help="Load only the first rows.")] = None,
@@ -131,7 +133,7 @@ def print_demo(result: DemoResult) -> None:
     """Print the demo's tables, and its verdict as the last line."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     headline = (
-        f"{result.rows:,} flights on {result.path}, {result.backend} backend: "
+        f"{result.rows:,} flights on {result.path} ({result.storage}), {result.backend} backend: "
         f"{result.table_pages / PAGES_PER_MIB:.1f} MiB of pages in a pool of "
         f"{result.pool_pages / PAGES_PER_MIB:.1f} MiB, region {result.region_pages / PAGES_PER_MIB:,.0f} MiB"
     )

@@ -27,7 +27,7 @@ from exmapdb.errors import (
 from exmapdb.frozen import Frozen
 from exmapdb.schema import Field
 from exmapdb.snapshot import Snapshot
-from exmapdb.storage import PAGE_SIZE, Backing, Flag, open_backing
+from exmapdb.storage import NVME, PAGE_SIZE, Backing, Flag, Storage, open_backing
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
 from exmapdb.workers import Worker, WorkerPool
@@ -128,7 +128,10 @@ def open_database(
     flush_interval: float | None = None,
     log: int | str | None = None,
 ) -> Database:
-    """Open the database in a file or on a block device.
+    """Open the database in a file, on a block device, or on an NVMe controller.
+
+    The latter is named by "nvme:" and its PCI address; it is bound to exmap-nvme ('exmapctl nvme take'),
+    and the kernel drives its queues.
 
     memory: frames of the pool, in bytes (at least 128 KiB).  backend: kernel needs the module, posix
     does not, auto takes what there is.  flag: "c" makes the database if there is none, "w" does not,
@@ -152,6 +155,8 @@ def open_database(
         raise ValueError("flush_interval: less than a second, and more than none for async")
     if pool < lib.EXDB_POOL_MIN or not 1 <= workers <= lib.EXDB_WORKERS_MAX:
         raise ValueError(f"at least {lib.EXDB_POOL_MIN * PAGE_SIZE >> 10}KiB of memory, 1 to 64 workers")
+    if backend == "posix" and os.fspath(path).startswith(NVME):
+        raise BackendUnavailableError(errno.EINVAL, "NVMe queues take the kernel backend", os.fspath(path))
     backing = open_backing(path, flag, force)
     try:
         capacity_pages = _capacity_pages(backing, pool, capacity)
@@ -233,6 +238,11 @@ class Database:
     def path(self) -> str:
         """Return the path of the file or device."""
         return self._backing.path
+
+    @property
+    def storage(self) -> Storage:
+        """Return the way that pages take to and from the disk."""
+        return self._backing.storage
 
     @property
     def closed(self) -> bool:

@@ -89,6 +89,7 @@ class DemoResult:
 
     backend: str
     path: str
+    storage: str
     pool_pages: int
     region_pages: int
     table_pages: int
@@ -214,6 +215,7 @@ class Demo:
             result = DemoResult(
                 stats.backend,
                 str(path),
+                database.storage,
                 stats.pool_pages,
                 stats.region_pages,
                 stats.allocated_pages,

@@ -1,4 +1,4 @@
-"""Opening the file or block device that backs a database, without harm to what it holds."""
+"""Opening the file, block device or NVMe controller that backs a database, without harm to what it holds."""
 
 import contextlib
 import errno
@@ -13,50 +13,88 @@ from pathlib import Path
 from typing import Literal
 
 from exmapdb._core import ffi, lib
-from exmapdb.errors import DatabaseLockedError, DeviceInUseError, NotADatabaseError
+from exmapdb.errors import (
+    BackendUnavailableError,
+    DatabaseLockedError,
+    DeviceInUseError,
+    NotADatabaseError,
+)
+from libexmap import ExmapError, QueueBusy, nvme_backing
 
-__all__ = ["PAGE_SIZE", "Backing", "Flag", "open_backing"]
+__all__ = ["NVME", "PAGE_SIZE", "Backing", "Flag", "Storage", "open_backing"]
 
 PAGE_SIZE: int = lib.EXDB_PAGE_SIZE
 
+NVME = "nvme:"
+LABEL_BYTES = 128 << 10  # where file systems and partition tables say what they are
+
 Flag = Literal["w", "c", "n"]
+Storage = Literal["file", "block device", "NVMe queues"]
 
 
 @dataclass(frozen=True, slots=True)
 class Backing:
     """An open file or device: whoever has it closes the descriptor.
 
-    pages: whole pages in it now; create: a new database has to be made in it.
+    storage: the way to it; pages: whole pages in it now; create: a new database has to be made in it.
     """
 
     fd: int
     path: str
-    is_device: bool
+    storage: Storage
     pages: int
     create: bool
+
+    @property
+    def is_device(self) -> bool:
+        """Return whether its size is given."""
+        return self.storage != "file"
 
 
 def open_backing(path: str | os.PathLike[str], flag: Flag, force: bool) -> Backing:
     """Open `path` for direct I/O and claim it: files by flock, devices by O_EXCL.
 
+    "nvme:" and a PCI address is a controller that is bound to exmap-nvme, whose queues the kernel drives.
     flag is that of `dbm.open`: w an existing database, c one that is made if there is none, n always
     a new one.  What is not a database is never overwritten without `force`, and a device in use never.
-    Raises NotADatabaseError, DatabaseLockedError, DeviceInUseError, FileNotFoundError and other OSErrors.
+    Raises NotADatabaseError, DatabaseLockedError, DeviceInUseError, BackendUnavailableError (no such
+    controller), FileNotFoundError and other OSErrors.
     """
     name = os.fspath(path)
-    mode = os.stat(name).st_mode if flag == "w" or Path(name).exists() else stat.S_IFREG
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise NotADatabaseError(errno.EINVAL, "neither a regular file nor a block device", name)
-    is_device = stat.S_ISBLK(mode)
-    fd = _open_device(name) if is_device else _open_file(name, flag)
+    storage = _storage_of(name, flag)
+    match storage:
+        case "NVMe queues":
+            fd = _open_controller(name)
+        case "block device":
+            fd = _open_device(name)
+        case _:
+            fd = _open_file(name, flag)
     try:
-        create = _wants_create(fd, name, flag, force, is_device)
-        if create and not is_device:
+        create = _wants_create(fd, name, flag, force, storage)
+        if create and storage == "file":
             os.ftruncate(fd, 0)
-        return Backing(fd, name, is_device, os.lseek(fd, 0, os.SEEK_END) // PAGE_SIZE, create)
+        return Backing(fd, name, storage, os.lseek(fd, 0, os.SEEK_END) // PAGE_SIZE, create)
     except BaseException:
         os.close(fd)
         raise
+
+
+def _storage_of(name: str, flag: Flag) -> Storage:
+    if name.startswith(NVME):
+        return "NVMe queues"
+    mode = os.stat(name).st_mode if flag == "w" or Path(name).exists() else stat.S_IFREG
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise NotADatabaseError(errno.EINVAL, "neither a regular file nor a block device", name)
+    return "block device" if stat.S_ISBLK(mode) else "file"
+
+
+def _open_controller(name: str) -> int:
+    try:
+        return nvme_backing(name.removeprefix(NVME), exclusive=True)
+    except QueueBusy as error:
+        raise DeviceInUseError(errno.EBUSY, "somebody else has the controller", name) from error
+    except ExmapError as error:
+        raise BackendUnavailableError(error.errno or errno.ENODEV, str(error), name) from error
 
 
 def _open_device(name: str) -> int:
@@ -90,24 +128,28 @@ def _open_file(name: str, flag: Flag) -> int:
     return fd
 
 
-def _read_head(fd: int) -> bytes:
-    """Return the first two pages, which are copies of each other in a database."""
+def _read_head(fd: int, size: int) -> bytes:
     # direct I/O wants aligned memory
-    with contextlib.closing(mmap.mmap(-1, 2 * PAGE_SIZE)) as pages:
-        length = os.preadv(fd, [pages], 0)
-        return pages[:length]
+    with contextlib.closing(mmap.mmap(-1, size)) as memory:
+        length = os.preadv(fd, [memory], 0)
+        return memory[:length]
 
 
-def _wants_create(fd: int, name: str, flag: Flag, force: bool, is_device: bool) -> bool:
-    head = _read_head(fd)
+def _wants_create(fd: int, name: str, flag: Flag, force: bool, storage: Storage) -> bool:
+    # two copies of the same page, in a database
+    head = _read_head(fd, 2 * PAGE_SIZE)
     copies = (head[at : at + PAGE_SIZE] for at in range(0, len(head), PAGE_SIZE))
     if any(len(copy) == PAGE_SIZE and lib.exdb_probe(ffi.from_buffer(copy)) for copy in copies):
         return flag == "n"
     if flag == "w":
         raise NotADatabaseError(errno.EINVAL, "no database of exmapdb", name)
     if head and not force:
-        if is_device:
+        if storage == "block device":
             _refuse_signatures(name)
+        elif storage == "NVMe queues":
+            # there is no block device that blkid could look at
+            if any(_read_head(fd, LABEL_BYTES)):
+                raise DeviceInUseError(errno.EEXIST, "the disk is not empty: use force", name)
         else:
             message = "the file holds something else: remove it, or use force"
             raise NotADatabaseError(errno.EEXIST, message, name)

@@ -1,8 +1,9 @@
-"""A controller that the kernel drives, through libexmap."""
+"""A controller that the kernel drives: through libexmap, and under a database."""
 
 import mmap
 import os
 
+import exmapdb
 import numpy as np
 import pytest
 from nvme_device import owned_controller
@@ -44,3 +45,42 @@ def test_a_controller_that_is_not_ours_is_refused() -> None:
         nvme_backing("0000:fe:00.0")
     with pytest.raises(libexmap.InvalidArgument):
         nvme_backing("the first one")
+
+
+@pytest.fixture
+def empty_controller() -> str:
+    """A controller whose disk looks empty."""
+    address = owned_controller()
+    fd = nvme_backing(address)
+    os.pwrite(fd, bytes(1 << 20), 0)
+    os.close(fd)
+    return f"nvme:{address}"
+
+
+@pytest.mark.vm
+def test_a_database_lives_on_a_controller(empty_controller: str) -> None:
+    rows = 4000
+    with exmapdb.open(empty_controller, memory="256KiB", flag="c") as db:
+        assert db.storage == "NVMe queues"
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        for part in np.array_split(np.random.default_rng(3).permutation(rows), 4):
+            table.insert_many({"k": part, "v": [f"{i:080}" for i in part]})
+        with pytest.raises(exmapdb.DeviceInUseError):
+            exmapdb.open(empty_controller, flag="w")
+        with pytest.raises(exmapdb.BackendUnavailableError):
+            exmapdb.open(empty_controller, backend="posix", flag="w")
+        stats = db.stats()
+        assert stats.pages_read
+        assert stats.pages_written
+    with exmapdb.open(empty_controller, memory="256KiB", flag="w") as db:
+        found = [row for batch in db.table("t").scan() for row in batch.to_rows()]
+        assert found == [(i, f"{i:080}") for i in range(rows)]
+
+
+@pytest.mark.vm
+def test_a_controller_with_something_else_on_it_is_not_overwritten(empty_controller: str) -> None:
+    fd = nvme_backing(empty_controller.removeprefix("nvme:"))
+    os.pwrite(fd, b"label".ljust(4096), 64 << 10)
+    os.close(fd)
+    with pytest.raises(exmapdb.DeviceInUseError, match="not empty"):
+        exmapdb.open(empty_controller, flag="c")
