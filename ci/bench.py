@@ -41,7 +41,7 @@ def regressions(before: Records, after: Records) -> list[str]:
 
 
 def _run(bench: str, kernel: str, *options: str) -> tuple[Records, int]:
-    command = ["ci/vm", "run", "--kernel", kernel, "--memory", "6G", "--load", *options]
+    command = ["ci/vm", "run", "--kernel", kernel, "--memory", "8G", "--load", *options]
     check = [] if "--icount" in options else ["--check"]
     command += ["--", "exmapctl", "bench", bench, "--json", *check]
     with processes.process_group(command, cwd=kernels.ROOT, output=subprocess.PIPE) as process:

@@ -10,7 +10,11 @@ __all__ = ["ffibuilder"]
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = [
     f"cli/native/{name}.c"
-    for name in ("run", "pages", "presence", "proof", "orders", "snapshot", "traffic", "nvme", "nvme_uring")
+    for name in (
+        *("run", "pages", "presence", "proof"),
+        *("orders", "snapshot", "traffic", "forked", "uffd"),
+        *("nvme", "nvme_uring"),
+    )
 ]
 LIBEXMAP = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "libexmap/src").glob("*.c") if path.name != "ffi.c"
@@ -85,7 +89,7 @@ int nvme_prove(struct nvme_bench *bench, unsigned int depth, uint64_t transfers,
 
 uint64_t bench_shootdowns_on(const int *cpus, unsigned int n);
 static const int SNAPSHOT_BUCKET_NS, SNAPSHOT_MAX_WRITERS, SNAPSHOT_SLOTS;
-enum snapshot_how { SNAPSHOT_EXMAP, SNAPSHOT_FORK, ... };
+enum snapshot_how { SNAPSHOT_EXMAP, SNAPSHOT_FORK, SNAPSHOT_UFFD, ... };
 enum snapshot_reader { SNAPSHOT_READ_NOTHING, SNAPSHOT_READ_VIEW, SNAPSHOT_READ_PREAD, ... };
 enum snapshot_phase { SNAPSHOT_BEFORE, SNAPSHOT_SCAN, SNAPSHOT_DROP, SNAPSHOT_AFTER, ... };
 struct snapshot_orders;
@@ -97,6 +101,11 @@ struct snapshot_config { uint32_t how; uint32_t writers; uint32_t pages; uint64_
 struct snapshot_bench;
 int snapshot_open(const struct snapshot_config *config, struct snapshot_bench **out);
 void snapshot_close(struct snapshot_bench *bench);
+bool snapshot_supported(uint32_t how);
+struct snapshot_scan { uint64_t digest; uint64_t torn; };
+int snapshot_freeze(struct snapshot_bench *bench, uint32_t flags);
+int snapshot_scan_copy(struct snapshot_bench *bench, unsigned int reader, struct snapshot_scan *scan);
+int snapshot_drop(struct snapshot_bench *bench);
 uint8_t *snapshot_memory(const struct snapshot_bench *bench);
 int snapshot_counters(struct snapshot_bench *bench, struct exmap_counters *counters);
 struct snapshot_idle { uint64_t freeze_ns; uint64_t drop_ns; };

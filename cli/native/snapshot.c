@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Memory, and two ways to freeze it: a snapshot of an exmap region, and fork
- * with an anonymous mapping, whose child does for its copy what we do for a
- * snapshot, on the same CPU.
+ * Memory, and three ways to freeze it: a snapshot of an exmap region; fork with
+ * an anonymous mapping, whose child does for its copy what we do for a snapshot,
+ * on the same CPU; and userfaultfd with an anonymous mapping.
  *
  * Every page's words sum to zero, and every transaction keeps it so: a page of
  * a copy with another sum shows half a transaction.
@@ -14,18 +14,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "forked.h"
 #include "snapshot.h"
+#include "uffd.h"
 
 #define PAGE_WORDS	(EXMAP_PAGE_SIZE / sizeof(uint64_t))
 #define PREAD_PAGES	16u
-
-/* What the child reports; in memory that both have. */
-struct report {
-	struct snapshot_scan scan;
-};
 
 struct snapshot_bench {
 	struct snapshot_config config;
@@ -35,11 +31,9 @@ struct snapshot_bench {
 	struct exmap_user_interface *itf[SNAPSHOT_MAX_WRITERS];
 	int snapshot;
 	uint8_t *view;
-	/* fork */
-	pid_t child;
-	int order;		/* write end: a byte means scan, the end means die */
-	int answer;		/* read end: a byte means done */
-	struct report *report;
+	/* the others */
+	struct forked *forked;
+	struct uffd *uffd;
 };
 
 static size_t size_of(const struct snapshot_bench *bench)
@@ -70,7 +64,7 @@ static void scan_page(const uint64_t *words, struct snapshot_scan *scan)
 	scan->torn += sum != 0;
 }
 
-static void scan_memory(const uint8_t *base, uint32_t pages, struct snapshot_scan *scan)
+void snapshot_scan_memory(const uint8_t *base, uint32_t pages, struct snapshot_scan *scan)
 {
 	uint32_t page;
 
@@ -179,7 +173,7 @@ static int pread_snapshot(struct snapshot_bench *bench, struct snapshot_scan *sc
 
 		if (n != sizeof(buffer))
 			return n < 0 ? -errno : -EIO;
-		scan_memory(buffer, PREAD_PAGES, scan);
+		snapshot_scan_memory(buffer, PREAD_PAGES, scan);
 	}
 	return 0;
 }
@@ -194,7 +188,7 @@ static int scan_snapshot(struct snapshot_bench *bench, unsigned int reader,
 	if (!bench->view)
 		ret = map_view(bench);
 	if (!ret)
-		scan_memory(bench->view, bench->config.pages, scan);
+		snapshot_scan_memory(bench->view, bench->config.pages, scan);
 	return ret;
 }
 
@@ -225,7 +219,7 @@ static int unshare_pages(struct snapshot_bench *bench, unsigned int writer, cons
 	return act(bench, writer, EXMAP_OP_UNSHARE, n);
 }
 
-/* fork */
+/* fork, and userfaultfd */
 
 static int open_anonymous(struct snapshot_bench *bench)
 {
@@ -236,114 +230,60 @@ static int open_anonymous(struct snapshot_bench *bench)
 		return -errno;
 	bench->base = mem;
 	/* EINVAL: a kernel without huge pages */
-	if (madvise(mem, size_of(bench), MADV_NOHUGEPAGE) && errno != EINVAL)
-		return -errno;
-	mem = mmap(NULL, EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (mem == MAP_FAILED)
-		return -errno;
-	bench->report = mem;
-	return 0;
+	return madvise(mem, size_of(bench), MADV_NOHUGEPAGE) && errno != EINVAL ? -errno : 0;
 }
 
-static void close_anonymous(struct snapshot_bench *bench)
+static int open_forked(struct snapshot_bench *bench)
 {
-	if (bench->report)
-		munmap(bench->report, EXMAP_PAGE_SIZE);
+	int ret = open_anonymous(bench);
+
+	return ret ? ret : forked_open(bench->base, bench->config.pages, &bench->forked);
 }
 
-/* Only what may be called after fork in a process with threads. */
-static __attribute__((noreturn)) void live_as_child(struct snapshot_bench *bench, int order,
-						    int answer)
+static int open_uffd(struct snapshot_bench *bench)
 {
-	char byte;
+	int ret = open_anonymous(bench);
 
-	while (read(order, &byte, 1) == 1) {
-		bench->report->scan = (struct snapshot_scan){ 0 };
-		scan_memory(bench->base, bench->config.pages, &bench->report->scan);
-		if (write(answer, &byte, 1) != 1)
-			break;
+	return ret ? ret : uffd_open(bench->base, bench->config.pages, &bench->uffd);
+}
+
+static void scan_uffd(struct snapshot_bench *bench, struct snapshot_scan *scan)
+{
+	uint32_t page;
+
+	for (page = 0; page < bench->config.pages; page++) {
+		scan_page((const uint64_t *)uffd_get(bench->uffd, page), scan);
+		uffd_put(bench->uffd, page);
 	}
-	_exit(0);
 }
 
-struct pipes {
-	int order[2];
-	int answer[2];
-};
-
-static int fork_child(struct snapshot_bench *bench, const struct pipes *pipes)
-{
-	bench->child = fork();
-	if (bench->child < 0)
-		return -errno;
-	if (!bench->child) {
-		close(pipes->order[1]);
-		close(pipes->answer[0]);
-		live_as_child(bench, pipes->order[0], pipes->answer[1]);
-	}
-	return 0;
-}
-
-static int freeze_anonymous(struct snapshot_bench *bench)
-{
-	struct pipes pipes;
-	int ret;
-
-	if (pipe2(pipes.order, O_CLOEXEC))
-		return -errno;
-	if (pipe2(pipes.answer, O_CLOEXEC)) {
-		ret = -errno;
-		close(pipes.order[0]);
-		close(pipes.order[1]);
-		return ret;
-	}
-	ret = fork_child(bench, &pipes);
-	close(pipes.order[0]);
-	close(pipes.answer[1]);
-	bench->order = pipes.order[1];
-	bench->answer = pipes.answer[0];
-	return ret;
-}
-
-static int scan_child(struct snapshot_bench *bench, struct snapshot_scan *scan)
-{
-	char byte = 0;
-
-	if (write(bench->order, &byte, 1) != 1 || read(bench->answer, &byte, 1) != 1)
-		return -EPIPE;
-	*scan = bench->report->scan;
-	return 0;
-}
-
-static int drop_child(struct snapshot_bench *bench)
-{
-	pid_t child = bench->child;
-
-	if (bench->order >= 0)
-		close(bench->order);
-	if (bench->answer >= 0)
-		close(bench->answer);
-	bench->order = -1;
-	bench->answer = -1;
-	bench->child = 0;
-	return child > 0 && waitpid(child, NULL, 0) != child ? -errno : 0;
-}
-
-/* either */
+/* any of them */
 
 int snapshot_freeze(struct snapshot_bench *bench, uint32_t flags)
 {
-	return bench->config.how == SNAPSHOT_EXMAP ? freeze_region(bench, flags) :
-							 freeze_anonymous(bench);
+	switch (bench->config.how) {
+	case SNAPSHOT_EXMAP:
+		return freeze_region(bench, flags);
+	case SNAPSHOT_FORK:
+		return forked_freeze(bench->forked);
+	default:
+		return uffd_freeze(bench->uffd);
+	}
 }
 
 int snapshot_scan_copy(struct snapshot_bench *bench, unsigned int reader,
 		       struct snapshot_scan *scan)
 {
 	*scan = (struct snapshot_scan){ 0 };
-	if (bench->config.how == SNAPSHOT_EXMAP)
+	switch (bench->config.how) {
+	case SNAPSHOT_EXMAP:
 		return scan_snapshot(bench, reader, scan);
-	return scan_child(bench, scan);
+	case SNAPSHOT_FORK:
+		return forked_scan(bench->forked, scan);
+	default:
+		scan_uffd(bench, scan);
+		return 0;
+	}
 }
 
 int snapshot_unmap(struct snapshot_bench *bench)
@@ -353,7 +293,14 @@ int snapshot_unmap(struct snapshot_bench *bench)
 
 int snapshot_drop(struct snapshot_bench *bench)
 {
-	return bench->config.how == SNAPSHOT_EXMAP ? drop_snapshot(bench) : drop_child(bench);
+	switch (bench->config.how) {
+	case SNAPSHOT_EXMAP:
+		return drop_snapshot(bench);
+	case SNAPSHOT_FORK:
+		return forked_drop(bench->forked);
+	default:
+		return uffd_drop(bench->uffd);
+	}
 }
 
 int snapshot_unshare(struct snapshot_bench *bench, unsigned int writer, const uint32_t *pages,
@@ -367,6 +314,8 @@ int snapshot_unshare(struct snapshot_bench *bench, unsigned int writer, const ui
 int snapshot_counters(struct snapshot_bench *bench, struct exmap_counters *counters)
 {
 	*counters = (struct exmap_counters){ 0 };
+	if (bench->config.how == SNAPSHOT_UFFD)
+		counters->copies = uffd_copies(bench->uffd);
 	if (bench->config.how != SNAPSHOT_EXMAP)
 		return 0;
 	return ioctl(bench->fd, EXMAP_IOCTL_COUNTERS, counters) ? -errno : 0;
@@ -386,12 +335,24 @@ static void fill(struct snapshot_bench *bench)
 	}
 }
 
+static int open_memory(struct snapshot_bench *bench)
+{
+	switch (bench->config.how) {
+	case SNAPSHOT_EXMAP:
+		return open_region(bench);
+	case SNAPSHOT_FORK:
+		return open_forked(bench);
+	default:
+		return open_uffd(bench);
+	}
+}
+
 int snapshot_open(const struct snapshot_config *config, struct snapshot_bench **out)
 {
 	struct snapshot_bench *bench;
 	int ret;
 
-	if (config->how > SNAPSHOT_FORK || !config->pages || config->pages % EXMAP_CHUNK_PAGES ||
+	if (config->how > SNAPSHOT_UFFD || !config->pages || config->pages % EXMAP_CHUNK_PAGES ||
 	    !config->writers || config->writers > SNAPSHOT_MAX_WRITERS)
 		return -EINVAL;
 	bench = calloc(1, sizeof(*bench));
@@ -400,9 +361,7 @@ int snapshot_open(const struct snapshot_config *config, struct snapshot_bench **
 	bench->config = *config;
 	bench->fd = -1;
 	bench->snapshot = -1;
-	bench->order = -1;
-	bench->answer = -1;
-	ret = config->how == SNAPSHOT_EXMAP ? open_region(bench) : open_anonymous(bench);
+	ret = open_memory(bench);
 	if (ret) {
 		snapshot_close(bench);
 		return ret;
@@ -412,15 +371,27 @@ int snapshot_open(const struct snapshot_config *config, struct snapshot_bench **
 	return 0;
 }
 
+bool snapshot_supported(uint32_t how)
+{
+	struct snapshot_config config = { .how = how, .writers = 1, .pages = EXMAP_CHUNK_PAGES,
+					  .pool_pages = EXMAP_CHUNK_PAGES };
+	struct snapshot_bench *bench;
+
+	if (snapshot_open(&config, &bench))
+		return false;
+	snapshot_close(bench);
+	return true;
+}
+
 void snapshot_close(struct snapshot_bench *bench)
 {
 	unmap_view(bench);
 	drop_snapshot(bench);
-	drop_child(bench);
+	forked_close(bench->forked);
+	uffd_close(bench->uffd);
 	if (bench->base)
 		munmap(bench->base, size_of(bench));
 	close_region(bench);
-	close_anonymous(bench);
 	free(bench);
 }
 

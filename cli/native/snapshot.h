@@ -18,6 +18,7 @@
 enum snapshot_how {
 	SNAPSHOT_EXMAP = 0,
 	SNAPSHOT_FORK = 1,	/* of an anonymous mapping; the child holds the copy */
+	SNAPSHOT_UFFD = 2,	/* the same mapping, write-protected; a thread copies */
 };
 
 enum snapshot_reader {
@@ -69,7 +70,9 @@ struct snapshot_bench;
 
 int snapshot_open(const struct snapshot_config *config, struct snapshot_bench **out);
 void snapshot_close(struct snapshot_bench *bench);
-/* copies and faults of the region so far; zeros for other ways */
+/* Can a way be used on this machine, by this process? */
+bool snapshot_supported(uint32_t how);
+/* Of the region; for other ways zeros, but for the copies of SNAPSHOT_UFFD. */
 int snapshot_counters(struct snapshot_bench *bench, struct exmap_counters *counters);
 
 /**
@@ -82,7 +85,9 @@ struct snapshot_scan {
 	uint64_t torn;
 };
 
-/* @flags: of EXMAP_IOCTL_SNAPSHOT; nothing to fork */
+/* Adds what is found in some pages. */
+void snapshot_scan_memory(const uint8_t *base, uint32_t pages, struct snapshot_scan *scan);
+/* @flags: of EXMAP_IOCTL_SNAPSHOT; nothing to the others */
 int snapshot_freeze(struct snapshot_bench *bench, uint32_t flags);
 int snapshot_scan_copy(struct snapshot_bench *bench, unsigned int reader,
 		       struct snapshot_scan *scan);

@@ -35,7 +35,8 @@ SCHEMA = Path(__file__).resolve().parents[2] / "docs/reference/bench-records.sch
 SIZE = 4 << 20
 PAGES = SIZE // PAGE_SIZE
 TINY = Timing(0.03, 1)
-FORK, OURS = Way("fork"), Way("exmap")
+FORK, OURS, UFFD = Way("fork"), Way("exmap"), Way("userfaultfd")
+needs_userfaultfd = pytest.mark.skipif(not UFFD.supported, reason="userfaultfd cannot protect from writes")
 GIB = Case(1 << 30, 1)
 
 
@@ -149,6 +150,39 @@ def test_fork_alone_can_be_measured() -> None:
     assert kept.value >= 0
 
 
+@needs_userfaultfd
+def test_userfaultfd_copies_what_writers_write(orders: Orders) -> None:
+    cpus = measure.usable_cpus()[-1:]
+    with Memory("userfaultfd", SIZE, 1) as memory:
+        # the second of its scans has to find what the first has found
+        memory.run(orders, UFFD, cpus, READERS["view"], TINY, verify=True)
+        before = memory.copies()
+        result = memory.run(orders, UFFD, cpus, lib.SNAPSHOT_READ_NOTHING, Timing(0.5, 1))
+        assert 0 < memory.copies() - before <= min(SIZE // PAGE_SIZE, result.faults)
+
+
+@needs_userfaultfd
+def test_userfaultfd_shows_the_moment_of_the_freeze() -> None:
+    with Memory("userfaultfd", SIZE, 1) as memory:
+        words = ffi.cast("uint64_t *", lib.snapshot_memory(memory.native))
+        scans = [ffi.new("struct snapshot_scan *") for _ in range(3)]
+
+        def scan(into: Any) -> int:
+            assert lib.snapshot_scan_copy(memory.native, READERS["view"], into) == 0
+            return int(into.digest)
+
+        assert lib.snapshot_freeze(memory.native, 0) == 0
+        before = scan(scans[0])
+        for page in range(0, SIZE // PAGE_SIZE, 3):
+            words[page * PAGE_SIZE // 8 + 1] = page + 1
+        assert scan(scans[1]) == before
+        assert memory.copies() == len(range(0, SIZE // PAGE_SIZE, 3))
+        assert lib.snapshot_drop(memory.native) == 0
+        assert lib.snapshot_freeze(memory.native, 0) == 0
+        assert scan(scans[2]) != before
+        assert lib.snapshot_drop(memory.native) == 0
+
+
 def plain(records: list[Record]) -> list[dict[str, Any]]:
     """Records as --json has them."""
     names = ("bench", "case", "metric", "unit", "value", "baseline", "ratio")
@@ -197,14 +231,17 @@ def test_each_way_has_a_case_of_its_own() -> None:
         OURS: made_up(1),
         Way("exmap", share=True): made_up(3),
         Way("exmap", 64, share=True): made_up(2),
+        Way("exmap", 64): made_up(4),
+        UFFD: made_up(5),
         FORK: made_up(1),
     }
     records = list(compare(GIB, ways))
     cases = list(dict.fromkeys(record.case for record in records))
     name = "size=1GiB,writers=1"
-    assert cases == [name, f"{name},readers=share", f"{name},readers=share,unshare=64", f"{name},how=fork"]
+    options = ("readers=share", "readers=share,unshare=64", "unshare=64", "how=userfaultfd", "how=fork")
+    assert cases == [name, *(f"{name},{option}" for option in options)]
     laid = tables(records)
-    assert list(laid) == cases[:3]
+    assert list(laid) == cases[:5]
     assert ("freeze_us", "us", 2000, 1000, 0.5) in laid[cases[2]]
     assert ("unmap_ms", "ms", 2, 4, 2) in laid[name]
 

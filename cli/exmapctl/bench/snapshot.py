@@ -1,8 +1,12 @@
-"""bench snapshot: freeze memory while others write to it, against fork.
+"""bench snapshot: freeze memory while others write to it, against fork and userfaultfd.
 
-The memory is fully resident: a region with EXMAP_SNAPSHOTS and a pool of POOL_FACTOR frames a page, and an
-anonymous private mapping of the same length without huge pages. Both are open at once, hold the same, and
-are written to once before each run, so that nothing is left of an earlier copy.
+The memory is fully resident: a region with EXMAP_SNAPSHOTS and a pool of POOL_FACTOR frames a page, and for
+each of the others an anonymous private mapping of the same length without huge pages. All are open at once,
+hold the same, and are written to once before each run, so that nothing is left of an earlier copy.
+
+With userfaultfd the freeze protects the mapping from writes; a thread, on whichever CPU is idle, copies each
+page of which it is told that somebody waits to write to it. Its freeze is not of one moment: what is written
+to one page meanwhile may be older than what is written to the next.
 
 A transaction reads the 512 bytes around a record, makes a checksum of them and writes the 64 bytes of the
 record. Its page comes from an order of a million pages that is drawn before, the same for all ways, and gone
@@ -78,6 +82,11 @@ EARLY_NS = 100_000_000
 VERIFY = Timing(0.05, 1)
 LEAST = frozenset({"writer_stall_max_ms"})
 READERS: dict[str, int] = {"view": lib.SNAPSHOT_READ_VIEW, "pread": lib.SNAPSHOT_READ_PREAD}
+HOWS: dict[str, int] = {
+    "exmap": lib.SNAPSHOT_EXMAP,
+    "fork": lib.SNAPSHOT_FORK,
+    "userfaultfd": lib.SNAPSHOT_UFFD,
+}
 PHASES: dict[str, int] = {
     "before": lib.SNAPSHOT_BEFORE,
     "scan": lib.SNAPSHOT_SCAN,
@@ -87,13 +96,13 @@ PHASES: dict[str, int] = {
 
 
 def needed_bytes(size: int) -> int:
-    """Estimate the memory of a size: the pool, the mapping and a copy of it, and some for the rest."""
-    return int(POOL_FACTOR * size) + 2 * size + MARGIN
+    """Estimate the memory of a size: the pool, two mappings and copies of them, and some for the rest."""
+    return int(POOL_FACTOR * size) + 4 * size + MARGIN
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a copy is made: exmap or fork.
+    """How a copy is made: exmap, fork or userfaultfd.
 
     One UNSHARE prepares `unshare` transactions, none if 0. `share` leaves out EXMAP_READERS_COPY: then the
     writers copy every page that they change.
@@ -112,7 +121,12 @@ class Way:
     @property
     def flags(self) -> int:
         """Give the flags of its snapshots."""
-        return 0 if self.share or self.how == "fork" else lib.EXMAP_READERS_COPY
+        return lib.EXMAP_READERS_COPY if self.how == "exmap" and not self.share else 0
+
+    @property
+    def supported(self) -> bool:
+        """Tell whether this machine has it, and lets this process use it."""
+        return bool(lib.snapshot_supported(HOWS[self.how]))
 
     def __str__(self) -> str:
         return f"{self.how},{self.options}" if self.options else self.how
@@ -171,10 +185,9 @@ class Memory:
 
     def __init__(self, how: str, size: int, writers: int) -> None:
         """Make `size` bytes resident, for at most so many writers."""
-        number = {"exmap": lib.SNAPSHOT_EXMAP, "fork": lib.SNAPSHOT_FORK}[how]
         pages = size // PAGE_SIZE
         out = ffi.new("struct snapshot_bench **")
-        config = ffi.new("struct snapshot_config *", (number, writers, pages, int(POOL_FACTOR * pages)))
+        config = ffi.new("struct snapshot_config *", (HOWS[how], writers, pages, int(POOL_FACTOR * pages)))
         check(
             lib.snapshot_open(config, out),
             "cannot open the region" if how == "exmap" else "cannot map memory",

@@ -121,12 +121,19 @@ def draw(timelines: Timelines, path: Path) -> None:
 
 
 def choose_ways(share: bool, unshare: bool) -> list[Way]:
-    """List the ways to measure; what UNSHARE saves shows where readers do not copy."""
+    """List the ways to measure, and say so if one is not to be had."""
     ways = [Way("exmap")]
     if share:
         ways.append(Way("exmap", share=True))
     if unshare:
+        ways.append(Way("exmap", UNSHARE))
+    if share and unshare:
         ways.append(Way("exmap", UNSHARE, share=True))
+    userfaultfd = Way("userfaultfd")
+    if userfaultfd.supported:
+        ways.append(userfaultfd)
+    else:
+        print("left out: userfaultfd cannot protect from writes here", file=sys.stderr)
     return [*ways, Way("fork")]
 
 
@@ -153,8 +160,9 @@ def snapshot_command(
     """Freeze memory under writers.
 
     What the freeze, a scan of the copy and its end cost threads that go on writing (read 512 bytes, checksum,
-    write 64; pages zipfian with theta 0.99), against fork and a child that scans. Throughput, latency, stalls
-    and shootdowns before, during and after; cli/exmapctl/bench/snapshot.py says what each figure is.
+    write 64; pages zipfian with theta 0.99), against fork and a child that scans, and against userfaultfd's
+    write protection. Throughput, latency, stalls and shootdowns before, during and after;
+    cli/exmapctl/bench/snapshot.py says what each figure is.
 
     With as many writers as CPUs the scan and a writer share one, so the scheduler is measured too.
     """

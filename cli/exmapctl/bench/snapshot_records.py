@@ -10,7 +10,7 @@ __all__ = ["COLUMNS", "compare", "tables", "targets"]
 
 CHECKED = "size=1GiB"
 FORK = Way("fork")
-COLUMNS = ("metric", "unit", "exmap", "fork", "ratio")
+COLUMNS = ("metric", "unit", "value", "fork", "ratio")
 UNITS = {"us": "us", "ms": "ms", "s": "1/s", "kept": "fraction"}
 # compared with 0 there is no ratio: less than this is as good as this
 FLOORS = {"count": 1.0, "us": 0.001, "ms": 0.001, "1/s": 1.0, "fraction": 1e-6}
@@ -35,8 +35,8 @@ def ratio_of(metric: str, own: float, base: float) -> float:
 
 def case_name(case: Case, way: Way) -> str:
     """Name a case; snapshots without further ado have no how."""
-    if way == FORK:
-        return f"{case},how=fork"
+    if way.how != "exmap":
+        return f"{case},how={way.how}"
     return f"{case},{way.options}" if way.options else str(case)
 
 
@@ -46,7 +46,7 @@ def compare(case: Case, figures: dict[Way, Figures]) -> Iterator[Record]:
     for way, own in figures.items():
         for metric, value in own.values.items():
             other = metric
-            if way == FORK and metric in STAND_INS:
+            if metric in STAND_INS and (way == FORK or (way.how != "exmap" and metric == "unmap_ms")):
                 continue
             other = STAND_INS.get(metric, metric)
             yield Record(
