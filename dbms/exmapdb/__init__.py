@@ -25,6 +25,7 @@ from exmapdb.errors import (
     DuplicateKeyError,
     ExmapdbError,
     InvalidValueError,
+    NoSuchIndexError,
     NoSuchTableError,
     NotADatabaseError,
     NullViolationError,
@@ -33,6 +34,7 @@ from exmapdb.errors import (
     PoolExhaustedError,
     ReadOnlyError,
     RowTooLargeError,
+    SchemaChangedError,
     SchemaError,
     SnapshotWriteError,
     StorageError,
@@ -40,8 +42,10 @@ from exmapdb.errors import (
     TransactionEndedError,
     TransactionTooLargeError,
     TruncatedDatabaseError,
+    UniqueError,
 )
 from exmapdb.frozen import FreezeStats, Frozen
+from exmapdb.layout import Index
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.snapshot import Snapshot
 from exmapdb.table import Table
@@ -69,7 +73,9 @@ __all__ = [
     "Field",
     "FreezeStats",
     "Frozen",
+    "Index",
     "InvalidValueError",
+    "NoSuchIndexError",
     "NoSuchTableError",
     "NotADatabaseError",
     "NullViolationError",
@@ -79,6 +85,7 @@ __all__ = [
     "ReadOnlyError",
     "RowTooLargeError",
     "Schema",
+    "SchemaChangedError",
     "SchemaError",
     "Snapshot",
     "SnapshotWriteError",
@@ -90,5 +97,6 @@ __all__ = [
     "TransactionEndedError",
     "TransactionTooLargeError",
     "TruncatedDatabaseError",
+    "UniqueError",
     "open",
 ]

@@ -13,13 +13,7 @@ __all__ = ["RowBuffer", "ScanBuffer"]
 
 TEXT_BYTES = 16  # what a text is expected to need; a scan's batch ends where they do not suffice
 
-_C_ARRAY: dict[ColumnType, str] = {
-    ColumnType.INT32: "int32_t[1]",
-    ColumnType.DATE: "int32_t[1]",
-    ColumnType.INT64: "int64_t[1]",
-    ColumnType.TIMESTAMP: "int64_t[1]",
-    ColumnType.FLOAT64: "double[1]",
-}
+_C_ARRAY = {"b1": "uint8_t[1]", "i4": "int32_t[1]", "i8": "int64_t[1]", "f8": "double[1]"}
 
 
 class RowBuffer:
@@ -34,13 +28,14 @@ class RowBuffer:
         for field, vector in zip(fields, self.vectors, strict=True):
             valid = ffi.new("uint8_t[1]")
             offsets = ffi.NULL
-            if field.type is ColumnType.TEXT:
+            if field.type.has_offsets:
                 values, offsets = ffi.new("char[]", lib.EXDB_ROW_MAX), ffi.new("int32_t[2]")
                 vector.capacity = lib.EXDB_ROW_MAX
             else:
-                values = ffi.new(_C_ARRAY[field.type])
+                values = ffi.new(_C_ARRAY[field.type.storage.str[1:]])
             vector.values, vector.valid, vector.offsets = values, valid, offsets
-            self._cells.append((field.name, values, valid, offsets, to_python(field.type)))
+            convert = bytes.decode if field.type is ColumnType.TEXT else to_python(field.type)
+            self._cells.append((field.name, values, valid, offsets, convert))
 
     def to_row(self) -> dict[str, Any]:
         """Return what the vectors hold as Python's values."""
@@ -49,7 +44,8 @@ class RowBuffer:
             if not valid[0]:
                 row[name] = None
             elif offsets:
-                row[name] = ffi.unpack(values, offsets[1]).decode()
+                found = ffi.unpack(values, offsets[1])
+                row[name] = found if convert is None else convert(found)
             else:
                 row[name] = values[0] if convert is None else convert(values[0])
         return row
@@ -67,7 +63,7 @@ class ScanBuffer:
                 continue
             valid = np.empty(rows, np.bool_) if field.nullable else None
             offsets = None
-            if field.type is ColumnType.TEXT:
+            if field.type.has_offsets:
                 values = np.empty(max(rows * TEXT_BYTES, lib.EXDB_ROW_MAX), np.uint8)
                 offsets = np.zeros(rows + 1, np.int32)
                 vector.capacity = len(values)

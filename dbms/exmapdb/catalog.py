@@ -1,11 +1,13 @@
-"""The catalog: two tables, in known trees, that describe all others."""
+"""The catalog: three tables, in known trees, that describe all others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from exmapdb._core import lib
-from exmapdb.errors import NoSuchTableError, SchemaError, TableExistsError
+from exmapdb.errors import NoSuchIndexError, NoSuchTableError, SchemaError, TableExistsError
+from exmapdb.layout import Index, Layout, StoredColumn, TableInfo
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.table import Table, View
 
@@ -16,74 +18,188 @@ if TYPE_CHECKING:
 __all__ = ["Catalog"]
 
 NAME_MAX: Final = 128
+PLACES: Final = 1 << 30
 
-TABLES = Schema.of({"name": "text", "tree": "int64"}, "name")
+# each change of a table writes its row here, from which the native core knows that the catalog has changed
+TABLES: Final = ({"name": "text", "tree": "int64", "version": "int32"}, "name")
 # key_place: 0, or the column's place in the key, counted from 1
-COLUMNS = Schema.of(
+COLUMNS: Final = (
     {
         "table": "text",
         "place": "int32",
         "name": "text",
         "type": "int32",
-        "nullable": "int32",
+        "nullable": "bool",
         "key_place": "int32",
+        "added": "int32",
+        "dropped": "int32",
     },
     ("table", "place"),
 )
+# a row for each column of an index
+INDEXES: Final = (
+    {
+        "table": "text",
+        "index": "text",
+        "place": "int32",
+        "column": "text",
+        "tree": "int64",
+        "unique": "bool",
+    },
+    ("table", "index", "place"),
+)
+
+
+def make_layout(name: str, tree: int, fields: dict[str, str], key: str | tuple[str, ...]) -> Layout:
+    """Return the layout of a table of the catalog."""
+    schema = Schema.of(fields, key)
+    return Layout(TableInfo(name, tree, 0, tuple(map(StoredColumn, schema.fields)), schema.key), 0)
 
 
 class Catalog:
     """Knows the tables of one database."""
 
     def __init__(self, database: Database) -> None:
-        self._tables = Table(database, "exmapdb.tables", TABLES, lib.EXDB_TABLES_TREE)
-        self._columns = Table(database, "exmapdb.columns", COLUMNS, lib.EXDB_COLUMNS_TREE)
+        tables = make_layout("exmapdb.tables", lib.EXDB_TABLES_TREE, *TABLES)
+        columns = make_layout("exmapdb.columns", lib.EXDB_COLUMNS_TREE, *COLUMNS)
+        indexes = make_layout("exmapdb.indexes", lib.EXDB_INDEXES_TREE, *INDEXES)
+        self._tables = Table(database, tables)
+        self._columns = Table(database, columns)
+        self._indexes = Table(database, indexes)
 
     def names(self, view: View | None = None) -> list[str]:
         """Return the names of all tables, sorted."""
         tables = self._tables if view is None else self._tables.within(view)
         return [name for batch in tables.scan(columns=["name"]) for (name,) in batch.to_rows()]
 
-    def load(self, name: str, view: View) -> tuple[Schema, int]:
-        """Return a table's schema and tree. NoSuchTableError."""
-        tables, table_columns = self._tables.within(view), self._columns.within(view)
-        row = tables.get(name)
+    def load(self, name: str, view: View) -> TableInfo:
+        """Return what there is to know of a table. NoSuchTableError."""
+        row = self._tables.within(view).get(name)
         if row is None:
             raise NoSuchTableError(name, self.names(view))
+        raw = list(read_rows(self._columns.within(view), (name, 0), (name, PLACES)))
         columns = [
-            dict(zip(batch.columns, values, strict=True))
-            for batch in table_columns.scan((name, 0), (name, 1 << 30))
-            for values in batch.to_rows()
+            StoredColumn(
+                Field(c["name"], ColumnType.from_stored(c["type"]), c["nullable"]), c["added"], c["dropped"]
+            )
+            for c in raw
         ]
-        fields = (
-            Field(column["name"], ColumnType.from_code(column["type"]), bool(column["nullable"]))
-            for column in columns
-        )
-        key = sorted((c["key_place"], c["name"]) for c in columns if c["key_place"])
-        return Schema.of(fields, [name for _, name in key]), row["tree"]
+        key = sorted((c["key_place"], c["name"]) for c in raw if c["key_place"])
+        names = tuple(column for _, column in key)
+        indexes: dict[str, Index] = {}
+        for entry in read_rows(self._indexes.within(view), (name,), (name + "\0",)):
+            known = indexes[entry["index"]].columns if entry["index"] in indexes else ()
+            indexes[entry["index"]] = Index(
+                entry["index"], (*known, entry["column"]), entry["unique"], entry["tree"]
+            )
+        return TableInfo(name, row["tree"], row["version"], tuple(columns), names, tuple(indexes.values()))
 
-    def create(self, txn: Transaction, name: str, schema: Schema) -> int:
-        """Make an empty tree for a new table, write both down, and return its number."""
-        if not name or len(name.encode()) > NAME_MAX:
-            raise SchemaError(f"a table's name has 1 to {NAME_MAX} bytes")
-        if any(len(column.encode()) > NAME_MAX for column in schema.names):
-            raise SchemaError(f"a column's name has at most {NAME_MAX} bytes")
-        tables = self._tables.within(txn)
-        if tables.get(name) is not None:
+    def create(self, txn: Transaction, name: str, schema: Schema) -> TableInfo:
+        """Make an empty tree for a new table, and write all down. SchemaError, TableExistsError."""
+        for given in (name, *schema.names):
+            check_name(given)
+        if self._tables.within(txn).get(name) is not None:
             raise TableExistsError(f"there is a table {name!r} already")
+        info = TableInfo(name, txn.create_tree(), 0, tuple(map(StoredColumn, schema.fields)), schema.key)
+        for place, field in enumerate(schema.fields):
+            key_place = schema.key.index(field.name) + 1 if field.name in schema.key else 0
+            self._put_column(txn, name, place, StoredColumn(field), key_place)
+        self._touch(txn, info)
+        return info
+
+    def add_column(self, txn: Transaction, name: str, field: Field) -> None:
+        """Add a column, which is null in the rows that there are. SchemaError, NoSuchTableError."""
+        info = self.load(name, txn)
+        check_name(field.name)
+        if not field.nullable:
+            raise SchemaError(
+                f"column {field.name!r}: rows that are there have no value: write '{field.type}?'"
+            )
+        if field.name in info.schema.names:
+            raise SchemaError(f"table {name!r} has a column {field.name!r} already")
+        if len(info.columns) == lib.EXDB_COLUMNS_MAX:
+            raise SchemaError(f"a table has had {lib.EXDB_COLUMNS_MAX} columns at most")
+        version = next_version(info)
+        self._put_column(txn, name, len(info.columns), StoredColumn(field, version))
+        self._touch(txn, info, version)
+
+    def drop_column(self, txn: Transaction, name: str, column: str) -> None:
+        """Drop a column; rows lose it when they are written again. SchemaError, NoSuchTableError."""
+        info = self.load(name, txn)
+        place = info.place(column)
+        users = [index.name for index in info.indexes if column in index.columns]
+        if column in info.key or users:
+            raise SchemaError(f"column {column!r} is part of {', '.join(users) or 'the key'}")
+        version = next_version(info)
+        old = info.columns[place]
+        self._put_column(txn, name, place, StoredColumn(old.field, old.added, version))
+        self._touch(txn, info, version)
+
+    def create_index(
+        self, txn: Transaction, name: str, index: str, columns: tuple[str, ...], unique: bool
+    ) -> None:
+        """Write an index down, with an empty tree. SchemaError, NoSuchTableError."""
+        info = self.load(name, txn)
+        check_name(index)
+        if index in (known.name for known in info.indexes):
+            raise SchemaError(f"table {name!r} has an index {index!r} already")
+        if not columns or len(set(columns)) < len(columns):
+            raise SchemaError("an index has one or more different columns")
         tree = txn.create_tree()
-        count = len(schema.fields)
-        self._columns.within(txn).insert_many(
+        rows = self._indexes.within(txn)
+        for place, column in enumerate(columns):
+            info.place(column)
+            row = {"table": name, "index": index, "place": place, "column": column}
+            rows.insert(row | {"tree": tree, "unique": unique})
+        self._touch(txn, info)
+
+    def drop_index(self, txn: Transaction, name: str, index: str) -> int:
+        """Forget an index, and return its tree. NoSuchIndexError, NoSuchTableError."""
+        info = self.load(name, txn)
+        for known in info.indexes:
+            if known.name == index:
+                for place in range(len(known.columns)):
+                    self._indexes.within(txn).delete((name, index, place))
+                self._touch(txn, info)
+                return known.tree
+        raise NoSuchIndexError(name, index, [known.name for known in info.indexes])
+
+    def _touch(self, txn: Transaction, info: TableInfo, version: int | None = None) -> None:
+        row = {"name": info.name, "tree": info.tree}
+        self._tables.within(txn).upsert(row | {"version": info.version if version is None else version})
+
+    def _put_column(
+        self, txn: Transaction, table: str, place: int, column: StoredColumn, key_place: int = 0
+    ) -> None:
+        self._columns.within(txn).upsert(
             {
-                "table": [name] * count,
-                "place": list(range(count)),
-                "name": list(schema.names),
-                "type": [field.type.code for field in schema.fields],
-                "nullable": [int(field.nullable) for field in schema.fields],
-                "key_place": [
-                    schema.key.index(column) + 1 if column in schema.key else 0 for column in schema.names
-                ],
+                "table": table,
+                "place": place,
+                "name": column.field.name,
+                "type": column.field.type.stored,
+                "nullable": column.field.nullable,
+                "key_place": key_place,
+                "added": column.added,
+                "dropped": column.dropped,
             }
         )
-        tables.insert({"name": name, "tree": tree})
-        return tree
+
+
+def read_rows(table: Table, low: tuple[Any, ...], high: tuple[Any, ...]) -> Iterator[Mapping[str, Any]]:
+    """Iterate over rows as dicts."""
+    for batch in table.scan(low, high):
+        for values in batch.to_rows():
+            yield dict(zip(batch.columns, values, strict=True))
+
+
+def check_name(name: str) -> None:
+    """Raise SchemaError if this is no name of a table, a column or an index."""
+    if not name or len(name.encode()) > NAME_MAX:
+        raise SchemaError(f"{name!r}: a name has 1 to {NAME_MAX} bytes")
+
+
+def next_version(info: TableInfo) -> int:
+    """Return the number of the table's next set of columns. SchemaError."""
+    if info.version == lib.EXDB_VERSION_MAX:
+        raise SchemaError(f"the columns of a table change {lib.EXDB_VERSION_MAX} times at most: copy it")
+    return info.version + 1

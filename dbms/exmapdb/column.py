@@ -1,6 +1,7 @@
 """Columns and batches of them: what goes into tables and comes out."""
 
 import datetime as dt
+import decimal
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ __all__ = ["Batch", "Column", "from_python", "to_python"]
 
 EPOCH_DAY = dt.date(1970, 1, 1)
 EPOCH = dt.datetime(1970, 1, 1)
+WIDE = decimal.Context(prec=60, traps=[decimal.InvalidOperation])
 MICROSECOND = dt.timedelta(microseconds=1)
 
 Bools = NDArray[np.bool_]
@@ -49,11 +51,35 @@ def from_timestamp(value: Any) -> int:
     return int((value - EPOCH) // MICROSECOND)
 
 
+def from_bool(value: Any) -> bool:
+    """Take True or False, of Python or numpy, and no number."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError("not True or False")
+    return bool(value)
+
+
+def from_decimal(kind: ColumnType, value: Any) -> int:
+    """Convert a Decimal, an int or a text to a number without the point. ValueError for lost digits."""
+    if not isinstance(value, decimal.Decimal | int | str | np.integer) or isinstance(value, bool):
+        raise TypeError("not a Decimal")
+    try:
+        exact = decimal.Decimal(int(value) if isinstance(value, np.integer) else value)
+        number = exact.scaleb(kind.scale, WIDE)
+        whole = number.to_integral_value(context=WIDE)
+    except decimal.DecimalException as error:
+        raise ValueError("no number, or too long a one") from error
+    if not exact.is_finite() or whole != number or abs(whole) >= 10**kind.precision:
+        raise ValueError("digits would be lost")
+    return int(whole)
+
+
 _TO_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
+    ColumnType.BOOL: bool,
     ColumnType.DATE: to_date,
     ColumnType.TIMESTAMP: to_timestamp,
 }
 _FROM_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
+    ColumnType.BOOL: from_bool,
     ColumnType.INT32: operator.index,
     ColumnType.INT64: operator.index,
     ColumnType.FLOAT64: float,
@@ -64,6 +90,8 @@ _FROM_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
 
 def to_python(kind: ColumnType) -> Callable[[Any], Any] | None:
     """Return what turns a stored value into Python's, or None if it is that already."""
+    if kind.is_decimal:
+        return lambda number: decimal.Decimal(number).scaleb(-kind.scale, WIDE)
     return _TO_PYTHON.get(kind)
 
 
@@ -73,11 +101,15 @@ def from_python(kind: ColumnType, value: Any) -> Any:
         if not isinstance(value, str):
             raise InvalidValueError(f"{value!r} is no text")
         return value.encode()
+    if kind is ColumnType.BYTES:
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise InvalidValueError(f"{value!r} is no bytes")
+        return bytes(value)
     try:
-        stored = _FROM_PYTHON[kind](value)
+        stored = from_decimal(kind, value) if kind.is_decimal else _FROM_PYTHON[kind](value)
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidValueError(f"{value!r} is no {kind}: {error}") from error
-    if kind is not ColumnType.FLOAT64:
+    if kind.storage.kind == "i":
         limits = np.iinfo(kind.storage.type)  # type: ignore[type-var]
         if not limits.min <= stored <= limits.max:
             raise InvalidValueError(f"{value!r} is out of the range of {kind}")
@@ -108,18 +140,18 @@ class Column:
         Raises InvalidValueError if a value does not fit.
         """
         if isinstance(data, Column):
-            if data.type is not kind:
+            if data.type != kind:
                 raise InvalidValueError(f"a column of {data.type} is no column of {kind}")
             return data
         if isinstance(data, np.ndarray) and data.dtype != object:
             if data.ndim != 1:
                 raise InvalidValueError("a column has one dimension")
-            return _of_text_array(data) if kind is ColumnType.TEXT else _of_array(kind, data)
-        return _of_text_list(list(data)) if kind is ColumnType.TEXT else _of_list(kind, list(data))
+            return _of_text_array(kind, data) if kind.has_offsets else _of_array(kind, data)
+        return _of_text_list(kind, list(data)) if kind.has_offsets else _of_list(kind, list(data))
 
     def to_numpy(self) -> NDArray[Any]:
-        """Return numbers, datetime64[D], datetime64[us], or str objects; masked where null."""
-        if self.type is ColumnType.TEXT:
+        """Return bools, numbers, datetime64[D], datetime64[us], or objects; masked where null."""
+        if self.type.has_offsets or self.type.is_decimal:
             values: NDArray[Any] = np.array(self.to_pylist(), dtype=object)
         elif self.type is ColumnType.DATE:
             values = self.values.astype("datetime64[D]")
@@ -130,7 +162,7 @@ class Column:
         return values if self.valid is None else np.ma.MaskedArray(values, mask=~self.valid)
 
     def to_bytes(self) -> NDArray[np.bytes_]:
-        """Return texts as an array of fixed-width UTF-8, quick to compare and to group by.
+        """Return texts (or bytes) as an array of fixed-width UTF-8, quick to compare and to group by.
 
         NUL bytes at the end of a text are lost.
         """
@@ -143,14 +175,16 @@ class Column:
         return table.reshape(-1).view(f"S{width}")
 
     def to_pylist(self) -> list[Any]:
-        """Return values of Python: int, float, str, date, datetime, and None for null."""
+        """Return bool, int, float, Decimal, str, bytes, date, datetime, and None for null."""
         if self.offsets is None:
-            convert = to_python(self.type)
+            convert = None if self.type is ColumnType.BOOL else to_python(self.type)
             plain = self.values.tolist()
             items = plain if convert is None else list(map(convert, plain))
         else:
             data, ends = self.values.tobytes(), self.offsets.tolist()
-            items = [data[a:b].decode() for a, b in itertools.pairwise(ends)]
+            items = [data[a:b] for a, b in itertools.pairwise(ends)]
+            if self.type is ColumnType.TEXT:
+                items = [item.decode() for item in items]
         if self.valid is None:
             return items
         return [item if ok else None for item, ok in zip(items, self.valid.tolist(), strict=True)]
@@ -192,6 +226,10 @@ def _narrow(kind: ColumnType, values: NDArray[Any], valid: Bools | None) -> NDAr
         if values.dtype.kind not in "fiu":
             raise InvalidValueError(f"{values.dtype} is no {kind}")
         return np.ascontiguousarray(values, np.float64)
+    if kind is ColumnType.BOOL:
+        if values.dtype.kind != "b":
+            raise InvalidValueError(f"{values.dtype} is no {kind}")
+        return np.ascontiguousarray(values)
     if values.dtype.kind not in "iu":
         raise InvalidValueError(f"{values.dtype} is no {kind}")
     narrow = np.ascontiguousarray(values.astype(kind.storage))
@@ -211,16 +249,23 @@ def _of_array(kind: ColumnType, data: NDArray[Any]) -> Column:
         if unit is None:
             raise InvalidValueError(f"{values.dtype} is no {kind}")
         values = values.astype(unit).astype(np.int64)
+    if kind.is_decimal:
+        return _of_list(kind, [None if gone else value for gone, value in _items(values, valid)])
     return Column(kind, _narrow(kind, values, valid), valid)
 
 
-def _of_text_array(data: NDArray[Any]) -> Column:
+def _items(values: NDArray[Any], valid: Bools | None) -> Iterator[tuple[bool, Any]]:
+    gone = np.zeros(len(values), np.bool_) if valid is None else ~valid
+    return zip(gone.tolist(), values.tolist(), strict=True)
+
+
+def _of_text_array(kind: ColumnType, data: NDArray[Any]) -> Column:
     valid = _valid_of(data)
     values = np.ma.getdata(data)
-    if values.dtype.kind == "U":
+    if values.dtype.kind == "U" and kind is ColumnType.TEXT:
         values = np.char.encode(values, "utf-8")
     if values.dtype.kind != "S":
-        raise InvalidValueError(f"{values.dtype} is no text")
+        raise InvalidValueError(f"{values.dtype} is no {kind}")
     values = np.ascontiguousarray(values)
     width = values.dtype.itemsize
     # numpy cannot divide no bytes into rows
@@ -228,14 +273,14 @@ def _of_text_array(data: NDArray[Any]) -> Column:
     lengths = np.char.str_len(values).astype(np.int64)
     offsets = _offsets(lengths)
     data = np.empty(0, np.uint8) if table is None else table[np.arange(width) < lengths[:, None]]
-    return Column(ColumnType.TEXT, data, valid, offsets)
+    return Column(kind, data, valid, offsets)
 
 
-def _of_text_list(data: Sequence[Any]) -> Column:
-    encoded = [b"" if item is None else from_python(ColumnType.TEXT, item) for item in data]
+def _of_text_list(kind: ColumnType, data: Sequence[Any]) -> Column:
+    encoded = [b"" if item is None else from_python(kind, item) for item in data]
     offsets = _offsets(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     values = np.frombuffer(b"".join(encoded), np.uint8)
-    return Column(ColumnType.TEXT, values, _valid_list(data), offsets)
+    return Column(kind, values, _valid_list(data), offsets)
 
 
 def _of_list(kind: ColumnType, data: Sequence[Any]) -> Column:

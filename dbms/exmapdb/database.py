@@ -25,6 +25,7 @@ from exmapdb.errors import (
     from_code,
 )
 from exmapdb.frozen import Frozen
+from exmapdb.layout import Layout
 from exmapdb.schema import Field
 from exmapdb.snapshot import Snapshot
 from exmapdb.storage import NVME, PAGE_SIZE, Backing, Flag, Storage, open_backing
@@ -283,17 +284,59 @@ class Database:
         """Return a table. NoSuchTableError."""
         with self._lock:
             if name not in self._tables:
-                schema, tree = self.run(lambda txn: self.catalog.load(name, txn))
-                self._tables[name] = Table(self, name, schema, tree)
+                self._tables[name] = Table(self, self.load_layout(name))
             return self._tables[name]
 
-    def find_table(self, name: str, txn: Transaction) -> Table:
-        """Return a table as a transaction sees it. NoSuchTableError."""
-        # tables never change, so one that is known needs no look at the catalog
-        if name in self._tables:
-            return self._tables[name].within(txn)
-        schema, tree = self.catalog.load(name, txn)
-        return Table(self, name, schema, tree, txn)
+    def add_column(self, table: str, column: str, kind: str) -> None:
+        """Add a column, as `int32?`, which is null in the rows that there are; none of them is written.
+
+        Transactions that are under way conflict. SchemaError, NoSuchTableError, StorageError.
+        """
+        self.run(lambda txn: txn.add_column(table, column, kind))
+
+    def drop_column(self, table: str, column: str) -> None:
+        """Drop a column that is not in the key or an index; rows keep the space until they are written again.
+
+        Raises what add_column raises.
+        """
+        self.run(lambda txn: txn.drop_column(table, column))
+
+    def create_index(
+        self, table: str, index: str, columns: str | tuple[str, ...], unique: bool = False
+    ) -> None:
+        """Make an index on columns of a table, for Table.find and Table.scan; changes of rows keep it.
+
+        unique: two rows with the same values are refused (UniqueError), unless one of these is null.  It is
+        one transaction, so its entries have to fit half the log.  Raises SchemaError, NoSuchTableError,
+        UniqueError, RowTooLargeError, InvalidValueError (NaN), TransactionTooLargeError.
+        """
+        self.run(lambda txn: txn.create_index(table, index, columns, unique))
+
+    def drop_index(self, table: str, index: str) -> None:
+        """Drop an index, and give its pages back. NoSuchIndexError, NoSuchTableError, StorageError."""
+        tree = self.run(lambda txn: txn.drop_index(table, index))
+        with self.worker() as worker:
+            code = lib.exdb_tree_clear(worker.handle, tree)
+            if code:
+                raise self.error(code, worker.error_page)
+
+    @property
+    def generation(self) -> int:
+        """Return a number that grows with each change of the catalog."""
+        return int(lib.exdb_schema(self._handle))
+
+    def load_layout(self, name: str) -> Layout:
+        """Read what the catalog has of a table. NoSuchTableError."""
+        generation = self.generation
+        return Layout(self.run(lambda txn: self.catalog.load(name, txn)), generation)
+
+    def find_layout(self, name: str, txn: Transaction) -> Layout:
+        """Return what a transaction sees of a table. NoSuchTableError."""
+        generation = self.generation
+        # the native core checks, at commit, that the catalog has not changed
+        if name in self._tables and self._tables[name].layout.generation == generation:
+            return self._tables[name].layout
+        return Layout(self.catalog.load(name, txn), generation)
 
     def begin(self) -> Transaction:
         """Begin a transaction of several calls. DatabaseClosedError."""

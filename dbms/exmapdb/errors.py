@@ -17,6 +17,7 @@ __all__ = [
     "DuplicateKeyError",
     "ExmapdbError",
     "InvalidValueError",
+    "NoSuchIndexError",
     "NoSuchTableError",
     "NotADatabaseError",
     "NullViolationError",
@@ -25,6 +26,7 @@ __all__ = [
     "PoolExhaustedError",
     "ReadOnlyError",
     "RowTooLargeError",
+    "SchemaChangedError",
     "SchemaError",
     "SnapshotWriteError",
     "StorageError",
@@ -32,6 +34,7 @@ __all__ = [
     "TransactionEndedError",
     "TransactionTooLargeError",
     "TruncatedDatabaseError",
+    "UniqueError",
     "from_code",
 ]
 
@@ -75,16 +78,38 @@ class SchemaError(ExmapdbError, ValueError):
     """A schema, a key or a set of columns does not make sense."""
 
 
-class NoSuchTableError(ExmapdbError, KeyError):
-    """There is no table of this name."""
+class SchemaChangedError(ExmapdbError):
+    """The columns of the table have changed during a scan: begin it again."""
 
-    def __init__(self, name: str, known: list[str]) -> None:
+    def __init__(self, table: str) -> None:
+        super().__init__(f"the columns of {table!r} have changed: scan it again")
+
+
+class UnknownNameError(ExmapdbError, KeyError):
+    """There is nothing of this name."""
+
+    def __init__(self, what: str, name: str, known: list[str]) -> None:
         self.name = name
-        self.message = f"no table {name!r}; there is {', '.join(known) or 'none'}"
+        self.message = f"no {what} {name!r}; there is {', '.join(known) or 'none'}"
         super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
+
+
+class NoSuchTableError(UnknownNameError):
+    """There is no table of this name."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__("table", name, known)
+
+
+class NoSuchIndexError(UnknownNameError):
+    """The table has no index of this name."""
+
+    def __init__(self, table: str, name: str, known: list[str]) -> None:
+        self.table = table
+        super().__init__(f"index of {table!r}", name, known)
 
 
 class TableExistsError(ExmapdbError):
@@ -105,6 +130,15 @@ class DuplicateKeyError(ExmapdbError):
     def __init__(self, table: str, row: int) -> None:
         self.table, self.row = table, row
         super().__init__(f"row {row}: its key is in {table!r} already; insert with replace=True to overwrite")
+
+
+class UniqueError(ExmapdbError):
+    """Another row has the same values in a unique index; `row` is the row's number in the batch, if any."""
+
+    def __init__(self, table: str, index: str, row: int | None = None) -> None:
+        self.table, self.index, self.row = table, index, row
+        message = f"index {index!r} of {table!r} is unique, and another row has the same values"
+        super().__init__(message if row is None else f"row {row}: {message}")
 
 
 class RowTooLargeError(ExmapdbError):

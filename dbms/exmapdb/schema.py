@@ -1,9 +1,11 @@
 """Column types, fields and schemas."""
 
-import enum
+from __future__ import annotations
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -12,51 +14,100 @@ from exmapdb.errors import SchemaError
 
 __all__ = ["ColumnType", "Field", "Schema"]
 
-COLUMNS_MAX = 256
+COLUMNS_MAX: Final[int] = lib.EXDB_COLUMNS_MAX
+DECIMAL_DIGITS: Final = 18  # of an int64
 
 
-class ColumnType(enum.StrEnum):
-    """The types of columns; a value of each is written as in `Schema.of`."""
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """The type of a column; `Schema.of` takes its name.
 
-    INT32 = "int32"
-    INT64 = "int64"
-    FLOAT64 = "float64"
-    TEXT = "text"
-    DATE = "date"
-    TIMESTAMP = "timestamp"
+    code: its number in the native core.  storage: the type of a vector's values; for text and bytes that of
+    their bytes.  precision, scale: of a decimal, its digits, and how many of them are behind the point.
+    """
 
-    @property
-    def code(self) -> int:
-        """Return the number of the type in the native core and in the catalog."""
-        return _CODES[self]
+    name: str
+    code: int
+    storage: np.dtype[np.generic]
+    precision: int = 0
+    scale: int = 0
 
-    @property
-    def storage(self) -> np.dtype[np.generic]:
-        """Return the type of a vector's values; for text that of its bytes."""
-        return _STORAGE[self]
+    BOOL: ClassVar[ColumnType]
+    INT32: ClassVar[ColumnType]
+    INT64: ClassVar[ColumnType]
+    FLOAT64: ClassVar[ColumnType]
+    TEXT: ClassVar[ColumnType]
+    BYTES: ClassVar[ColumnType]
+    DATE: ClassVar[ColumnType]
+    TIMESTAMP: ClassVar[ColumnType]
 
     @classmethod
-    def from_code(cls, code: int) -> "ColumnType":
-        """Return the type of a number; KeyError if there is none."""
-        return {number: kind for kind, number in _CODES.items()}[code]
+    def decimal(cls, precision: int, scale: int) -> ColumnType:
+        """Return the type of decimals with so many digits, `scale` of them behind the point. SchemaError."""
+        if not 1 <= precision <= DECIMAL_DIGITS or not 0 <= scale <= precision:
+            raise SchemaError(f"a decimal has 1 to {DECIMAL_DIGITS} digits, not ({precision},{scale})")
+        name = f"decimal({precision},{scale})"
+        return cls(name, lib.EXDB_DECIMAL, np.dtype(np.int64), precision, scale)
+
+    @classmethod
+    def parse(cls, text: str) -> ColumnType:
+        """Return the type of a name, as `int32` or `decimal(10,2)`. SchemaError."""
+        if text in _TYPES:
+            return _TYPES[text]
+        match = re.fullmatch(r"decimal\((\d+),\s*(\d+)\)", text)
+        if match is None:
+            known = ", ".join([*_TYPES, "decimal(digits,scale)"])
+            raise SchemaError(f"no type {text!r}; there is {known}")
+        return cls.decimal(int(match[1]), int(match[2]))
+
+    @classmethod
+    def from_stored(cls, number: int) -> ColumnType:
+        """Return the type that the catalog has this number for. KeyError."""
+        code, precision, scale = number & 0xFF, number >> 8 & 0xFF, number >> 16
+        if code == lib.EXDB_DECIMAL:
+            return cls.decimal(precision, scale)
+        return {kind.code: kind for kind in _TYPES.values()}[code]
+
+    @property
+    def stored(self) -> int:
+        """Return the catalog's number."""
+        return self.code | self.precision << 8 | self.scale << 16
+
+    @property
+    def is_decimal(self) -> bool:
+        """Return whether values are decimals; each of those has a type of its own."""
+        return self.precision > 0
+
+    @property
+    def has_offsets(self) -> bool:
+        """Return whether values are text or bytes, of any length."""
+        return self.code in (lib.EXDB_TEXT, lib.EXDB_BYTES)
+
+    def __str__(self) -> str:
+        return self.name
 
 
-_CODES: Final[dict[ColumnType, int]] = {
-    ColumnType.INT32: lib.EXDB_INT32,
-    ColumnType.INT64: lib.EXDB_INT64,
-    ColumnType.FLOAT64: lib.EXDB_FLOAT64,
-    ColumnType.TEXT: lib.EXDB_TEXT,
-    ColumnType.DATE: lib.EXDB_DATE,
-    ColumnType.TIMESTAMP: lib.EXDB_TIMESTAMP,
-}
+ColumnType.BOOL = ColumnType("bool", lib.EXDB_BOOL, np.dtype(np.bool_))
+ColumnType.INT32 = ColumnType("int32", lib.EXDB_INT32, np.dtype(np.int32))
+ColumnType.INT64 = ColumnType("int64", lib.EXDB_INT64, np.dtype(np.int64))
+ColumnType.FLOAT64 = ColumnType("float64", lib.EXDB_FLOAT64, np.dtype(np.float64))
+ColumnType.TEXT = ColumnType("text", lib.EXDB_TEXT, np.dtype(np.uint8))
+ColumnType.BYTES = ColumnType("bytes", lib.EXDB_BYTES, np.dtype(np.uint8))
+ColumnType.DATE = ColumnType("date", lib.EXDB_DATE, np.dtype(np.int32))
+ColumnType.TIMESTAMP = ColumnType("timestamp", lib.EXDB_TIMESTAMP, np.dtype(np.int64))
 
-_STORAGE: dict[ColumnType, np.dtype[np.generic]] = {
-    ColumnType.INT32: np.dtype(np.int32),
-    ColumnType.INT64: np.dtype(np.int64),
-    ColumnType.FLOAT64: np.dtype(np.float64),
-    ColumnType.TEXT: np.dtype(np.uint8),
-    ColumnType.DATE: np.dtype(np.int32),
-    ColumnType.TIMESTAMP: np.dtype(np.int64),
+_TYPES: Final[dict[str, ColumnType]] = {
+    kind.name: kind
+    for kind in (
+        ColumnType.BOOL,
+        ColumnType.INT32,
+        ColumnType.INT64,
+        ColumnType.FLOAT64,
+        ColumnType.TEXT,
+        ColumnType.BYTES,
+        ColumnType.DATE,
+        ColumnType.TIMESTAMP,
+    )
 }
 
 
@@ -69,13 +120,12 @@ class Field:
     nullable: bool = False
 
     @classmethod
-    def parse(cls, name: str, text: str) -> "Field":
+    def parse(cls, name: str, text: str) -> Field:
         """Read `int32`, or `int32?` for one that takes nulls. SchemaError for other types."""
         try:
-            return cls(name, ColumnType(text.removesuffix("?")), text.endswith("?"))
-        except ValueError:
-            known = ", ".join(ColumnType)
-            raise SchemaError(f"column {name!r}: no type {text!r}; there is {known}") from None
+            return cls(name, ColumnType.parse(text.removesuffix("?")), text.endswith("?"))
+        except SchemaError as error:
+            raise SchemaError(f"column {name!r}: {error}") from None
 
     def __str__(self) -> str:
         return f"{self.type}{'?' if self.nullable else ''}"
@@ -89,7 +139,7 @@ class Schema:
     key: tuple[str, ...]
 
     @classmethod
-    def of(cls, fields: Mapping[str, str] | Iterable[Field], key: str | Sequence[str]) -> "Schema":
+    def of(cls, fields: Mapping[str, str] | Iterable[Field], key: str | Sequence[str]) -> Schema:
         """Make a checked schema of `{"id": "int64", "name": "text?"}` or fields. SchemaError."""
         if isinstance(fields, Mapping):
             parsed = tuple(Field.parse(name, text) for name, text in fields.items())

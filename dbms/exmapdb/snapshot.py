@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from exmapdb._core import ffi
 from exmapdb.frozen import FreezeStats, Frozen
+from exmapdb.layout import Layout
 from exmapdb.table import Table
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class Snapshot:
     def table(self, name: str) -> Table:
         """Return a table as it was, for reading. NoSuchTableError."""
         if name not in self._tables:
-            schema, tree = self._database.catalog.load(name, self)
-            self._tables[name] = Table(self._database, name, schema, tree, self)
+            info = self._database.catalog.load(name, self)
+            # what it sees never changes, so that no generation of the catalog matters
+            self._tables[name] = Table(self._database, Layout(info, 0), self)
         return self._tables[name]
 
     def stats(self) -> FreezeStats:

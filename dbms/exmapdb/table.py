@@ -4,53 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from exmapdb import arrow
 from exmapdb._core import ffi, lib
-from exmapdb.buffers import RowBuffer, ScanBuffer
-from exmapdb.column import Batch, Column, from_python
+from exmapdb.buffers import ScanBuffer
+from exmapdb.column import Batch, Column
 from exmapdb.errors import (
+    ConflictError,
     DuplicateKeyError,
     InvalidValueError,
     NullViolationError,
     RowTooLargeError,
+    SchemaChangedError,
     SchemaError,
     SnapshotWriteError,
+    UniqueError,
 )
+from exmapdb.layout import Index, Key, Layout
 from exmapdb.schema import ColumnType, Field, Schema
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
     from exmapdb.workers import Worker
 
-__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "View", "make_layout"]
+__all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "View"]
 
 BATCH_ROWS = 8192
 PREFETCH_PAGES = 64
+FIND_ROWS = 64
 
-Key = object | tuple[object, ...]
-
-_PUT: dict[ColumnType, Any] = {
-    ColumnType.INT32: lib.exdb_key_put_int32,
-    ColumnType.DATE: lib.exdb_key_put_int32,
-    ColumnType.INT64: lib.exdb_key_put_int64,
-    ColumnType.TIMESTAMP: lib.exdb_key_put_int64,
-    ColumnType.FLOAT64: lib.exdb_key_put_float64,
-}
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def make_layout(schema: Schema) -> Any:
-    """Return the native core's description of a table's rows. SchemaError if they cannot be stored."""
-    types = bytes(field.type.code for field in schema.fields)
-    key = schema.key_indexes
-    layout = lib.exdb_layout_new(len(types), types, len(key), key)
-    if not layout:
-        raise SchemaError("a row does not fit a quarter of a page: take fewer columns")
-    return ffi.gc(layout, lib.exdb_layout_free)
+def with_current_layout(method: Callable[Concatenate[Table, P], T]) -> Callable[Concatenate[Table, P], T]:
+    """Call again with the table's new layout if the catalog has changed meanwhile."""
+
+    @functools.wraps(method)
+    def call(table: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        while True:
+            table.refresh()
+            try:
+                return method(table, *args, **kwargs)
+            except SchemaChangedError:
+                continue
+
+    return call
 
 
 class View(Protocol):
@@ -70,35 +74,53 @@ class Table:
     only be read.
     """
 
-    def __init__(
-        self, database: Database, name: str, schema: Schema, tree: int, view: View | None = None
-    ) -> None:
+    def __init__(self, database: Database, layout: Layout, view: View | None = None) -> None:
         self._database = database
         self._view = view
-        self._name = name
-        self._schema = schema
-        self._tree = tree
-        self._layout = make_layout(schema)
-        self._key_types = tuple(schema.fields[index].type for index in schema.key_indexes)
-        self._buffers: dict[int, RowBuffer] = {}
+        self._layout = layout
+        self._name = layout.info.name
 
     @property
     def name(self) -> str:
         """Return the table's name."""
         return self._name
 
-    def within(self, view: View) -> Table:
-        """Return the same table as a transaction or a snapshot sees it."""
-        return Table(self._database, self._name, self._schema, self._tree, view)
-
     @property
     def schema(self) -> Schema:
         """Return the table's columns and key."""
-        return self._schema
+        self.refresh()
+        return self._layout.schema
+
+    @property
+    def indexes(self) -> tuple[Index, ...]:
+        """Return the table's indexes, in the order of their names."""
+        self.refresh()
+        return self._layout.info.indexes
+
+    @property
+    def tree(self) -> int:
+        """Return the number of the tree with its rows."""
+        return self._layout.info.tree
+
+    @property
+    def layout(self) -> Layout:
+        """Return how its rows lie."""
+        return self._layout
+
+    def within(self, view: View) -> Table:
+        """Return the same table as a transaction or a snapshot sees it."""
+        return Table(self._database, self._layout if view.writable else self._layout.copy(), view)
+
+    def refresh(self) -> None:
+        """Look at the catalog if it has changed, unless a transaction or snapshot settles what is seen."""
+        layout = self._layout
+        if self._view is None and layout.generation and layout.generation != self._database.generation:
+            self._layout = self._database.load_layout(self._name)
 
     def __repr__(self) -> str:
         return f"<Table {self._name!r} of {self._database.path!r}>"
 
+    @with_current_layout
     def insert_many(self, columns: Mapping[str, Any] | Batch | Any, replace: bool = False) -> int:
         """Insert rows given column by column, and return how many.
 
@@ -106,19 +128,22 @@ class Table:
         takes nulls may be left out); or a table or record batch of Arrow.  Sorted keys are quickest and
         fill the pages.  With `replace` a row whose key exists replaces the old one.
         All rows go in or, after an error, none.  Raises SchemaError, InvalidValueError, NullViolationError,
-        RowTooLargeError, DuplicateKeyError, TransactionTooLargeError and other StorageErrors.
+        RowTooLargeError, DuplicateKeyError, UniqueError, TransactionTooLargeError and other StorageErrors.
         """
         self._check_writable()
+        layout = self._layout
         if arrow.is_arrow(columns):
-            columns = arrow.to_columns(columns, self._schema.fields)
+            columns = arrow.to_columns(columns, layout.schema.fields)
         given = columns.columns if isinstance(columns, Batch) else columns
-        vectors, keep, rows = self._input(given)
+        vectors, keep, rows = self._input(layout, given)
         failed = ffi.new("uint64_t *")
         with self._session() as (worker, txn):
             code = lib.exdb_table_insert(
-                worker.handle, txn, self._layout, self._tree, vectors, rows, replace, failed
+                worker.handle, txn, layout.handle, self.tree, vectors, rows, replace, failed
             )
             del keep
+            if code == -errno.ENOTUNIQ:
+                raise UniqueError(self._name, layout.info.indexes[worker.error_index].name, failed[0])
             if code:
                 self._raise(code, worker.error_page, failed[0])
         return rows
@@ -133,11 +158,12 @@ class Table:
         Raises SchemaError if a column of the key, or none of the table, is named; ConflictError in a
         transaction when it commits; what insert raises.
         """
-        wrong = (set(changes) & set(self._schema.key)) | (set(changes) - set(self._schema.names))
+        schema = self.schema
+        wrong = (set(changes) & set(schema.key)) | (set(changes) - set(schema.names))
         if wrong:
             raise SchemaError(f"update cannot set {', '.join(sorted(wrong))} of {self._name!r}")
         if self._view is None:
-            return self._database.run(lambda txn: self.within(txn).update(key, changes))
+            return self._database.run(lambda txn: txn.table(self._name).update(key, changes))
         row = self.get(key)
         if row is None:
             return False
@@ -152,6 +178,7 @@ class Table:
         """Insert one row; slow, see insert_many."""
         self.insert_many({name: [value] for name, value in row.items()}, replace)
 
+    @with_current_layout
     def delete_many(self, keys: Mapping[str, Any] | Batch) -> int:
         """Delete the rows with these keys, and return how many there were.
 
@@ -161,15 +188,16 @@ class Table:
         TransactionTooLargeError and other StorageErrors.
         """
         self._check_writable()
+        layout, schema = self._layout, self._layout.schema
         given = keys.columns if isinstance(keys, Batch) else keys
-        unknown = set(given) - set(self._schema.names)
-        missing = set(self._schema.key) - set(given)
+        unknown = set(given) - set(schema.names)
+        missing = set(schema.key) - set(given)
         if unknown or missing:
             raise SchemaError(f"not the key of {self._name!r}: {', '.join(sorted(unknown | missing))}")
-        vectors, keep, rows = self._input({name: given[name] for name in self._schema.key}, key_only=True)
+        vectors, keep, rows = self._input(layout, {name: given[name] for name in schema.key}, key_only=True)
         deleted = ffi.new("uint64_t *")
         with self._session() as (worker, txn):
-            code = lib.exdb_table_delete(worker.handle, txn, self._layout, self._tree, vectors, rows, deleted)
+            code = lib.exdb_table_delete(worker.handle, txn, layout.handle, self.tree, vectors, rows, deleted)
             del keep
             if code:
                 self._raise(code, worker.error_page, 0)
@@ -177,10 +205,8 @@ class Table:
 
     def delete(self, key: Key) -> bool:
         """Delete the row with this key (a tuple, if it has several columns); return whether there was one."""
-        parts = key if isinstance(key, tuple) else (key,)
-        if len(parts) != len(self._key_types):
-            raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {key!r}")
-        columns = {name: [part] for name, part in zip(self._schema.key, parts, strict=True)}
+        parts = self._whole_key(self._layout, key)
+        columns = {name: [part] for name, part in zip(self._layout.info.key, parts, strict=True)}
         return self.delete_many(columns) == 1
 
     def get(self, key: Key) -> dict[str, Any] | None:
@@ -188,22 +214,39 @@ class Table:
 
         Raises InvalidValueError for a key that cannot be, and StorageError.
         """
-        parts = key if isinstance(key, tuple) else (key,)
-        if len(parts) != len(self._key_types):
-            raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {key!r}")
+        layout = self._layout
+        parts = self._whole_key(layout, key)
         with self._session() as (worker, txn):
-            buffer = self._buffers.get(worker.index)
-            if buffer is None:
-                buffer = self._buffers[worker.index] = RowBuffer(self._schema.fields)
-            self._encode(buffer.key, parts)
+            buffer = layout.buffer(worker.index)
+            layout.encode_key(buffer.key, parts)
             code = lib.exdb_table_get(
-                worker.handle, txn, self._layout, self._tree, buffer.key, buffer.vectors
+                worker.handle, txn, layout.handle, self.tree, buffer.key, buffer.vectors
             )
-            if code == -errno.ENOENT:
-                return None
-            if code:
-                raise self._database.error(code, worker.error_page)
-            return buffer.to_row()
+            if not code:
+                return buffer.to_row()
+            page = worker.error_page
+        if code == -errno.ENOENT:
+            return None
+        if code == -errno.ESTALE and self._view is None:
+            self.refresh()
+            return self.get(key)
+        return self._raise(code, page, 0)
+
+    def find(self, index: str, values: Key) -> Iterator[dict[str, Any]]:
+        """Iterate over the rows that have these values in the columns of an index, or in the first of them.
+
+        values: a tuple if there are several; None finds nulls.  NoSuchIndexError, and what scan raises.
+        """
+        self.refresh()
+        layout = self._layout
+        number = layout.index_number(index)
+        parts = values if isinstance(values, tuple) else (values,)
+        low, high = (layout.encode_index_key(number, parts) for _ in range(2))
+        lib.exdb_key_next(high)
+        names = layout.schema.names
+        for batch in self._start(layout, names, FIND_ROWS, (low, high, 0, False), number):
+            for row in batch.to_rows():
+                yield dict(zip(names, row, strict=True))
 
     def scan(
         self,
@@ -213,24 +256,38 @@ class Table:
         batch_rows: int = BATCH_ROWS,
         prefetch: int = PREFETCH_PAGES,
         reverse: bool = False,
+        index: str | None = None,
     ) -> Iterator[Batch]:
         """Iterate in the key's order, or the reverse of it, over batches of the rows with low <= key < high.
+
+        index: its order and its columns instead of the key's; nulls, None in a tuple, come first.
 
         low, high: None for no bound; tuples compare as Python's do, so the first columns of the key
         suffice.  columns: names, None for all.  batch_rows: rows in a batch at most.  prefetch: leaves
         to read ahead, 0 to 64.  What other threads insert meanwhile is seen or not, each row whole.
         Raises SchemaError, InvalidValueError and StorageError.
         """
-        names = self._schema.names if columns is None else tuple(columns)
-        unknown = set(names) - set(self._schema.names)
+        self.refresh()
+        layout = self._layout
+        names = layout.schema.names if columns is None else tuple(columns)
+        unknown = set(names) - set(layout.schema.names)
         if unknown or not 0 <= prefetch <= PREFETCH_PAGES or batch_rows < 1:
             raise SchemaError(f"no columns {sorted(unknown)}, or prefetch or batch_rows out of range")
-        bounds = [ffi.NULL if bound is None else self._key(bound) for bound in (low, high)]
+        number = None if index is None else layout.index_number(index)
+        bounds = [ffi.NULL if bound is None else self._bound(layout, number, bound) for bound in (low, high)]
+        return self._start(layout, names, batch_rows, (*bounds, prefetch, reverse), number)
+
+    def _start(
+        self, layout: Layout, names: Sequence[str], rows: int, order: tuple[Any, ...], index: int | None
+    ) -> Iterator[Batch]:
         with self._session() as (_, txn):
-            scan = lib.exdb_scan_new(txn, self._layout, self._tree, *bounds, prefetch, reverse)
+            if index is None:
+                scan = lib.exdb_scan_new(txn, layout.handle, self.tree, *order)
+            else:
+                scan = lib.exdb_index_scan_new(txn, layout.handle, self.tree, index, *order)
         if not scan:
             raise self._database.error(-errno.ENOMEM, 0)
-        return self._batches(ffi.gc(scan, lib.exdb_scan_free), names, batch_rows)
+        return self._batches(layout, ffi.gc(scan, lib.exdb_scan_free), names, rows)
 
     def record_batches(
         self, low: Key | None = None, high: Key | None = None, columns: Sequence[str] | None = None
@@ -240,9 +297,10 @@ class Table:
         It has the Arrow C stream interface, so that DuckDB, Polars and pandas read from it directly.
         ImportError without pyarrow; SchemaError, InvalidValueError, and StorageError while it is read.
         """
-        names = self._schema.names if columns is None else tuple(columns)
+        schema = self.schema
+        names = schema.names if columns is None else tuple(columns)
         batches = self.scan(low, high, names)
-        fields = [field for name in names for field in self._schema.fields if field.name == name]
+        fields = [field for name in names for field in schema.fields if field.name == name]
         schema = arrow.schema_of(fields)
         made = (arrow.to_record_batch(batch, fields) for batch in batches)
         return arrow.load_pyarrow().RecordBatchReader.from_batches(schema, made)
@@ -257,13 +315,14 @@ class Table:
         """Count the rows, by reading all of them."""
         return sum(batch.rows for batch in self.scan(columns=()))
 
-    def _batches(self, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
+    def _batches(self, layout: Layout, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
+        # the scan has a pointer to the layout
         while True:
-            buffer = ScanBuffer(self._schema.fields, frozenset(names), batch_rows)
+            buffer = ScanBuffer(layout.schema.fields, frozenset(names), batch_rows)
             with self._session() as (worker, _):
                 rows = lib.exdb_scan_next(worker.handle, scan, buffer.vectors, batch_rows)
                 if rows < 0:
-                    raise self._database.error(rows, worker.error_page)
+                    self._raise(rows, worker.error_page, 0)
             if not rows:
                 return
             yield buffer.to_batch(rows, names)
@@ -282,43 +341,42 @@ class Table:
             with self._view.session() as pair:
                 yield pair
 
-    def _key(self, bound: Key) -> Any:
+    def _whole_key(self, layout: Layout, key: Key) -> tuple[object, ...]:
+        parts = key if isinstance(key, tuple) else (key,)
+        if len(parts) != len(layout.key_types):
+            raise InvalidValueError(f"the key of {self._name!r} is {layout.info.key}, not {key!r}")
+        return parts
+
+    def _bound(self, layout: Layout, index: int | None, bound: Key) -> Any:
         parts = bound if isinstance(bound, tuple) else (bound,)
-        if len(parts) > len(self._key_types):
-            raise InvalidValueError(f"the key of {self._name!r} is {self._schema.key}, not {bound!r}")
+        if index is not None:
+            return layout.encode_index_key(index, parts)
+        if len(parts) > len(layout.key_types):
+            raise InvalidValueError(f"the key of {self._name!r} is {layout.info.key}, not {bound!r}")
         key = ffi.new("struct exdb_key *")
-        self._encode(key, parts)
+        layout.encode_key(key, parts)
         return key
 
-    def _encode(self, key: Any, parts: Sequence[object]) -> None:
-        lib.exdb_key_clear(key)
-        code = 0
-        for kind, part in zip(self._key_types, parts, strict=False):
-            value = from_python(kind, part)
-            if kind is ColumnType.TEXT:
-                code = code or lib.exdb_key_put_text(key, value, len(value))
-            else:
-                code = code or _PUT[kind](key, value)
-        if code:
-            raise InvalidValueError(f"{tuple(parts)!r} cannot be a key: it is too long, or NaN")
-
-    def _input(self, given: Mapping[str, Any], key_only: bool = False) -> tuple[Any, list[Any], int]:
+    def _input(
+        self, layout: Layout, given: Mapping[str, Any], key_only: bool = False
+    ) -> tuple[Any, list[Any], int]:
         """Return vectors for the native core, what keeps their memory, and the number of rows."""
-        unknown = set(given) - set(self._schema.names)
+        schema = layout.schema
+        unknown = set(given) - set(schema.names)
         if unknown:
             raise SchemaError(f"table {self._name!r} has no column {', '.join(sorted(unknown))}")
         columns = {
             field.name: Column.of(field.type, given[field.name])
-            for field in self._schema.fields
+            for field in schema.fields
             if field.name in given
         }
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise SchemaError(f"columns of different lengths: {sorted(lengths)}")
         rows = lengths.pop()
-        vectors = ffi.new("struct exdb_vector[]", len(self._schema.fields))
+        vectors = ffi.new("struct exdb_vector[]", len(schema.fields))
         keep: list[Any] = []
-        for field, vector in zip(self._schema.fields, vectors, strict=True):
+        for field, vector in zip(schema.fields, vectors, strict=True):
             column = columns.get(field.name)
             if column is None and key_only:
                 continue
@@ -328,18 +386,23 @@ class Table:
             _point(vector, column, keep)
         return vectors, keep, rows
 
-    def _raise(self, code: int, page: int, row: int) -> None:
+    def _raise(self, code: int, page: int, row: int) -> Never:
         if code == -errno.EEXIST:
             raise DuplicateKeyError(self._name, row)
         if code == -errno.EMSGSIZE:
             raise RowTooLargeError(f"row {row}: more than {lib.EXDB_ROW_MAX} bytes, or too long a key")
         if code == -errno.EDOM:
             raise InvalidValueError(f"row {row}: NaN cannot be a key")
+        if code == -errno.ESTALE and self._view is None:
+            raise SchemaChangedError(self._name)
+        # a transaction that has met another catalog, or rows that are newer than its own
+        if code in (-errno.ESTALE, -errno.ECANCELED):
+            raise ConflictError
         raise self._database.error(code, page)
 
 
 def _nulls(kind: ColumnType, rows: int) -> Column:
-    text = kind is ColumnType.TEXT
+    text = kind.has_offsets
     values = np.zeros(0 if text else rows, kind.storage)
     return Column(kind, values, np.zeros(rows, np.bool_), np.zeros(rows + 1, np.int32) if text else None)
 

@@ -10,9 +10,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from exmapdb._core import ffi, lib
-from exmapdb.errors import ConflictError, TransactionEndedError
+from exmapdb.errors import (
+    ConflictError,
+    InvalidValueError,
+    RowTooLargeError,
+    TransactionEndedError,
+    UniqueError,
+)
+from exmapdb.layout import Layout
 from exmapdb.schema import Field, Schema
-from exmapdb.table import Table, make_layout
+from exmapdb.table import Table
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
@@ -58,17 +65,60 @@ class Transaction:
     def table(self, name: str) -> Table:
         """Return a table as the transaction sees it. NoSuchTableError."""
         if name not in self._tables:
-            self._tables[name] = self._database.find_table(name, self)
+            self._tables[name] = Table(self._database, self._database.find_layout(name, self), self)
         return self._tables[name]
 
     def create_table(
         self, name: str, schema: dict[str, str] | list[Field], key: str | tuple[str, ...]
     ) -> Table:
         """Make a table; it is there for others once this has committed. See Database.create_table."""
-        checked = Schema.of(schema, key)
-        make_layout(checked)
-        tree = self._database.catalog.create(self, name, checked)
-        self._tables[name] = Table(self._database, name, checked, tree, self)
+        info = self._database.catalog.create(self, name, Schema.of(schema, key))
+        self._tables[name] = Table(self._database, Layout(info, self._database.generation), self)
+        return self._tables[name]
+
+    def add_column(self, table: str, column: str, kind: str) -> None:
+        """Add a column. See Database.add_column."""
+        self._database.catalog.add_column(self, table, Field.parse(column, kind))
+        self._reload(table)
+
+    def drop_column(self, table: str, column: str) -> None:
+        """Drop a column. See Database.drop_column."""
+        self._database.catalog.drop_column(self, table, column)
+        self._reload(table)
+
+    def create_index(
+        self, table: str, index: str, columns: str | tuple[str, ...], unique: bool = False
+    ) -> None:
+        """Make an index of the rows that the transaction sees. See Database.create_index."""
+        names = (columns,) if isinstance(columns, str) else columns
+        self._database.catalog.create_index(self, table, index, names, unique)
+        made = self._reload(table)
+        number = made.layout.index_number(index)
+        with self.session() as (worker, handle):
+            code = lib.exdb_index_fill(worker.handle, handle, made.layout.handle, made.tree, number)
+            page = worker.error_page
+        if code == -errno.ENOTUNIQ:
+            raise UniqueError(table, index)
+        if code == -errno.EMSGSIZE:
+            raise RowTooLargeError(f"a row's values are too long for index {index!r}")
+        if code == -errno.EDOM:
+            raise InvalidValueError("NaN cannot be in an index")
+        if code in (-errno.ECANCELED, -errno.ESTALE):
+            raise ConflictError
+        if code:
+            raise self._database.error(code, page)
+
+    def drop_index(self, table: str, index: str) -> int:
+        """Forget an index, and return the number of its tree. See Database.drop_index."""
+        tree = self._database.catalog.drop_index(self, table, index)
+        self._reload(table)
+        return tree
+
+    def _reload(self, name: str) -> Table:
+        """Read again what the transaction sees of a table."""
+        generation = self._database.generation
+        info = self._database.catalog.load(name, self)
+        self._tables[name] = Table(self._database, Layout(info, generation), self)
         return self._tables[name]
 
     def create_tree(self) -> int:

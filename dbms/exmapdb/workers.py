@@ -23,6 +23,11 @@ class Worker:
         """Return the page that the last failure was about."""
         return int(lib.exdb_error_page(self.handle))
 
+    @property
+    def error_index(self) -> int:
+        """Return the number of the index that the last failure was about."""
+        return int(lib.exdb_error_index(self.handle))
+
 
 class WorkerPool:
     """The idle workers, the last one used on top: its interface's frame cache is warm."""

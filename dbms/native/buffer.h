@@ -46,6 +46,7 @@ struct worker_counts {
  * @db: the database
  * @itf: its exmap interface
  * @error_page: the page that the last failure was about
+ * @error_index: the index that it was about
  * @view: it reads what a freeze has kept, and nothing else; NULL for all but its own
  * @counts: what it has done
  */
@@ -53,6 +54,7 @@ struct exdb_worker {
 	struct exdb *db;
 	unsigned int itf;
 	uint64_t error_page;
+	uint32_t error_index;
 	struct exdb_freeze *view;
 	struct worker_counts counts;
 } __attribute__((aligned(64)));
@@ -76,6 +78,7 @@ struct exdb_worker {
  * @next_page: the first page that was never allocated
  * @free_page: the first page of the free list, 0 for none; protected by @commit
  * @nr_free: its length; likewise
+ * @schema: grows with each change of the catalog; written under @commit
  * @next_tree: the first number that no tree has
  * @backing_fd: the caller's
  * @level: enum exdb_durability
@@ -117,6 +120,7 @@ struct exdb {
 	uint64_t next_page;
 	uint64_t free_page;
 	uint64_t nr_free;
+	uint64_t schema;
 	uint32_t next_tree;
 	int backing_fd;
 	uint32_t level;

@@ -47,6 +47,7 @@ int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
 	if (op.value_length)
 		memcpy(to + sizeof(op) + op.key_length, entry->value, op.value_length);
 	ops->size += size;
+	ops->catalog |= tree == EXDB_TABLES_TREE;
 	return 0;
 }
 
@@ -124,6 +125,8 @@ static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
 	struct exdb *db = w->db;
 	int ret = txn ? txn_validate(txn) : 0;
 
+	if (!ret && ops->schema && ops->schema != db->schema)
+		ret = -ESTALE;
 	if (!ret)
 		ret = validate(w, ops, &result->op);
 	*end = log_tail(&db->log);
@@ -141,6 +144,7 @@ static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
 		return -ENOTRECOVERABLE;
 	}
 	history_add(db, ops);
+	__atomic_store_n(&db->schema, db->schema + ops->catalog, __ATOMIC_RELEASE);
 	__atomic_store_n(&db->seq, db->seq + 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&db->commits, db->commits + 1, __ATOMIC_RELAXED);
 	return 0;

@@ -40,11 +40,15 @@ static_assert(sizeof(struct op_header) == 12, "on-disk format");
  * @bytes: one after the other; the list owns them
  * @size: used
  * @room: allocated
+ * @schema: db->schema must be this, unless it is 0
+ * @catalog: the catalog changes
  */
 struct op_list {
 	uint8_t *bytes;
 	size_t size;
 	size_t room;
+	uint64_t schema;
+	bool catalog;
 };
 
 void op_list_free(struct op_list *ops);
@@ -61,7 +65,7 @@ struct commit_result {
 /*
  * Validate (also what @txn has read, if there is one), log and apply the operations, and wait as long as db->level says.  Those
  * of one tree and kind that follow each other should be sorted by key.  -EEXIST: an
- * insert found its key; nothing has changed then.
+ * insert found its key; -ESTALE: see op_list.schema; nothing has changed then.
  */
 int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_txn *txn,
 	   struct commit_result *result);

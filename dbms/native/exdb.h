@@ -22,6 +22,8 @@
  *	-ENOENT		the key does not exist
  *	-EMSGSIZE	a key or row is too large for a page
  *	-EDOM		NaN in a key
+ *	-ESTALE		the catalog has changed since the layout was made
+ *	-ENOTUNIQ	another row has the same values; exdb_error_index says in which index
  *
  * After -EBADMSG, -EUCLEAN and errors of I/O exdb_error_page names the page;
  * exdb_open names UINT64_MAX if it failed before any page.
@@ -48,6 +50,9 @@ enum exdb_type {
 	EXDB_TEXT = 4,
 	EXDB_DATE = 5,
 	EXDB_TIMESTAMP = 6,
+	EXDB_BOOL = 7,
+	EXDB_BYTES = 8,
+	EXDB_DECIMAL = 9,
 };
 
 enum exdb_limit {
@@ -59,7 +64,12 @@ enum exdb_limit {
 	EXDB_TREES_MAX = 65536,
 	EXDB_TABLES_TREE = 1,
 	EXDB_COLUMNS_TREE = 2,
+	EXDB_INDEXES_TREE = 3,
 	EXDB_LOG_MIN = 64,
+	EXDB_COLUMNS_MAX = 256,
+	EXDB_VERSION_MAX = 255,
+	EXDB_INDEXES_MAX = 16,
+	EXDB_INDEX_COLUMNS_MAX = 16,
 };
 
 enum exdb_durability {
@@ -133,6 +143,12 @@ struct exdb_vector {
 	uint64_t capacity;
 };
 
+struct exdb_column {
+	uint8_t type;
+	uint8_t added;
+	uint8_t dropped;
+};
+
 struct exdb_key {
 	uint32_t length;
 	uint8_t bytes[512];
@@ -141,6 +157,8 @@ struct exdb_key {
 int exdb_open(const struct exdb_config *config, struct exdb **out, uint64_t *error_page);
 void exdb_close(struct exdb *db);
 struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index);
+/* The index that -ENOTUNIQ was about, counted as they were added to the layout. */
+uint32_t exdb_error_index(const struct exdb_worker *w);
 uint64_t exdb_error_page(const struct exdb_worker *w);
 int exdb_checkpoint(struct exdb_worker *w);
 /* The last checkpoint, after which nothing is committed: call exdb_close. */
@@ -176,11 +194,26 @@ int exdb_freeze_stats(const struct exdb_freeze *freeze, struct exdb_freeze_stats
 
 int exdb_probe(const void *page);
 
-struct exdb_layout *exdb_layout_new(uint32_t columns, const uint8_t *types, uint32_t key_columns,
-				    const uint32_t *key);
+/* Grows with each change of the catalog; read it before the catalog, for exdb_layout_new. */
+uint64_t exdb_schema(const struct exdb *db);
+
+/*
+ * How rows lie.  @columns: all that there ever were, in the order in which they were added; added and dropped are
+ * versions of the table's columns, dropped 0 if it is there.  @key: numbers of columns.
+ * NULL if rows cannot fit.
+ */
+struct exdb_layout *exdb_layout_new(uint32_t n, const struct exdb_column *columns,
+				    uint32_t key_columns, const uint32_t *key, uint32_t version,
+				    uint64_t schema);
+/* @columns: numbers among all columns.  -E2BIG. */
+int exdb_layout_add_index(struct exdb_layout *layout, uint32_t tree, bool unique, uint32_t n,
+			  const uint32_t *columns);
 void exdb_layout_free(struct exdb_layout *layout);
 
 void exdb_key_clear(struct exdb_key *key);
+/* Make it the least key that is greater than all that begin with it. */
+void exdb_key_next(struct exdb_key *key);
+int exdb_key_put_byte(struct exdb_key *key, uint8_t value);
 int exdb_key_put_int32(struct exdb_key *key, int32_t value);
 int exdb_key_put_int64(struct exdb_key *key, int64_t value);
 int exdb_key_put_float64(struct exdb_key *key, double value);
@@ -213,6 +246,15 @@ int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exd
 struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 				const struct exdb_key *low, const struct exdb_key *high,
 				uint32_t prefetch, bool reverse);
+/* The rows of a table in the order of an index, from @low to @high in that of its entries' keys. */
+struct exdb_scan *exdb_index_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
+				      uint32_t index, const struct exdb_key *low,
+				      const struct exdb_key *high, uint32_t prefetch, bool reverse);
+/* Write the entries of the rows that were there before the index. */
+int exdb_index_fill(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
+		    uint32_t index);
+/* Remove all entries of an index that nobody uses any more, in several transactions. */
+int exdb_tree_clear(struct exdb_worker *w, uint32_t tree);
 void exdb_scan_free(struct exdb_scan *scan);
 long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
 		    uint64_t rows);

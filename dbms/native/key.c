@@ -21,6 +21,14 @@ static int put(struct exdb_key *key, const void *bytes, unsigned int length)
 	return 0;
 }
 
+void exdb_key_next(struct exdb_key *key)
+{
+	while (key->length && key->bytes[key->length - 1] == 0xff)
+		key->length--;
+	if (key->length)
+		key->bytes[key->length - 1]++;
+}
+
 static int put_bits(struct exdb_key *key, uint64_t bits)
 {
 	bits = __builtin_bswap64(bits);
@@ -34,6 +42,11 @@ static uint64_t get_bits(const uint8_t **at)
 	memcpy(&bits, *at, sizeof(bits));
 	*at += sizeof(bits);
 	return __builtin_bswap64(bits);
+}
+
+int exdb_key_put_byte(struct exdb_key *key, uint8_t value)
+{
+	return put(key, &value, 1);
 }
 
 int exdb_key_put_int32(struct exdb_key *key, int32_t value)

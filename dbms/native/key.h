@@ -2,10 +2,12 @@
 /*
  * Keys as strings of bytes whose order is that of the values.
  *
+ *	bool			1 byte
  *	int32, date		4 bytes, big-endian, the sign bit flipped
  *	int64, timestamp	8 bytes, likewise
+ *	decimal			as the int64 that it is without its point
  *	float64			8 bytes; negative numbers inverted; -0.0 is 0.0
- *	text			UTF-8, 00 written as 00 ff, 00 00 at the end
+ *	text, bytes		as they are (UTF-8), 00 written as 00 ff, 00 00 at the end
  *
  * The parts of a composite key follow one another, and no part is the
  * beginning of another one.

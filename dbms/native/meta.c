@@ -12,7 +12,7 @@
 
 #include "buffer.h"
 
-#define META_FORMAT	2u
+#define META_FORMAT	3u
 #define META_COPIES	2u
 
 /**

@@ -6,66 +6,101 @@
 #include "key.h"
 #include "row.h"
 
-static unsigned int width_of(unsigned int type)
+unsigned int row_width(unsigned int type)
 {
 	switch (type) {
+	case EXDB_BOOL:
+		return 1;
 	case EXDB_INT32:
 	case EXDB_DATE:
 		return 4;
 	case EXDB_INT64:
 	case EXDB_FLOAT64:
 	case EXDB_TIMESTAMP:
+	case EXDB_DECIMAL:
 		return 8;
 	default:
 		return 0;
 	}
 }
 
-static void place_columns(struct exdb_layout *layout)
+static bool is_in_value(const struct exdb_layout *layout, const struct exdb_column *columns,
+			unsigned int i, unsigned int version)
 {
-	unsigned int i, nr_value = layout->nr_columns - layout->nr_key;
-	unsigned int offset = (nr_value + 7) / 8, bit = 0;
-
-	for (i = 0; i < layout->nr_columns; i++) {
-		struct row_column *column = &layout->columns[i];
-
-		if (column->in_key)
-			continue;
-		column->bit = bit++;
-		if (column->type == EXDB_TEXT) {
-			column->place = layout->nr_text++;
-			continue;
-		}
-		column->place = offset;
-		offset += width_of(column->type);
-	}
-	layout->ends = offset;
+	if (layout->columns[i].in_key || columns[i].added > version)
+		return false;
+	return !columns[i].dropped || columns[i].dropped > version;
 }
 
-struct exdb_layout *exdb_layout_new(uint32_t columns, const uint8_t *types, uint32_t key_columns,
-				    const uint32_t *key)
+static void place_columns(struct exdb_layout *layout, const struct exdb_column *columns,
+			  unsigned int version)
+{
+	struct row_shape *shape = &layout->shapes[version];
+	unsigned int i, offset, bit = 8;
+
+	for (i = 0; i < layout->nr_columns; i++) {
+		const bool there = is_in_value(layout, columns, i, version);
+
+		shape->places[i].bit = there ? bit++ : NO_PLACE;
+	}
+	offset = (bit + 7) / 8;
+	for (i = 0; i < layout->nr_columns; i++) {
+		const unsigned int width = row_width(columns[i].type);
+
+		if (shape->places[i].bit == NO_PLACE)
+			continue;
+		shape->places[i].place = width ? offset : shape->nr_text++;
+		offset += width;
+	}
+	shape->ends = offset;
+}
+
+struct exdb_layout *exdb_layout_new(uint32_t n, const struct exdb_column *columns,
+				    uint32_t key_columns, const uint32_t *key, uint32_t version,
+				    uint64_t schema)
 {
 	struct exdb_layout *layout;
-	unsigned int i;
+	unsigned int i, vectors = 0;
 
-	if (!columns || columns > COLUMNS_MAX || !key_columns || key_columns > columns)
+	if (!n || n > EXDB_COLUMNS_MAX || !key_columns || key_columns > n ||
+	    version > EXDB_VERSION_MAX)
 		return NULL;
-	layout = calloc(1, sizeof(*layout));
+	layout = calloc(1, sizeof(*layout) + (version + 1) * sizeof(*layout->shapes));
 	if (!layout)
 		return NULL;
-	layout->nr_columns = columns;
+	layout->schema = schema;
+	layout->version = version;
+	layout->nr_columns = n;
 	layout->nr_key = key_columns;
-	for (i = 0; i < columns; i++)
-		layout->columns[i].type = types[i];
+	for (i = 0; i < n; i++) {
+		layout->columns[i].type = columns[i].type;
+		layout->columns[i].vector = columns[i].dropped ? NO_PLACE : vectors++;
+	}
 	for (i = 0; i < key_columns; i++) {
 		layout->key[i] = key[i];
 		layout->columns[key[i]].in_key = true;
 	}
-	place_columns(layout);
-	if (layout->ends + 2 * layout->nr_text <= EXDB_ROW_MAX)
+	for (i = 0; i <= version; i++)
+		place_columns(layout, columns, i);
+	if (layout->shapes[version].ends + 2 * layout->shapes[version].nr_text <= EXDB_ROW_MAX)
 		return layout;
 	free(layout);
 	return NULL;
+}
+
+int exdb_layout_add_index(struct exdb_layout *layout, uint32_t tree, bool unique, uint32_t n,
+			  const uint32_t *columns)
+{
+	struct row_index *index = &layout->indexes[layout->nr_indexes];
+	unsigned int i;
+
+	if (layout->nr_indexes == EXDB_INDEXES_MAX || !n || n > EXDB_INDEX_COLUMNS_MAX)
+		return -E2BIG;
+	*index = (struct row_index){ .tree = tree, .unique = unique, .nr_columns = n };
+	for (i = 0; i < n; i++)
+		index->columns[i] = columns[i];
+	layout->nr_indexes++;
+	return 0;
 }
 
 void exdb_layout_free(struct exdb_layout *layout)
@@ -87,16 +122,21 @@ int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *c
 
 	key->length = 0;
 	for (k = 0; k < layout->nr_key && !ret; k++) {
-		const struct exdb_vector *v = &columns[layout->key[k]];
+		const struct row_column *column = &layout->columns[layout->key[k]];
+		const struct exdb_vector *v = &columns[column->vector];
 		const uint8_t *text;
 
-		switch (layout->columns[layout->key[k]].type) {
+		switch (column->type) {
+		case EXDB_BOOL:
+			ret = exdb_key_put_byte(key, ((const uint8_t *)v->values)[i]);
+			break;
 		case EXDB_INT32:
 		case EXDB_DATE:
 			ret = exdb_key_put_int32(key, ((const int32_t *)v->values)[i]);
 			break;
 		case EXDB_INT64:
 		case EXDB_TIMESTAMP:
+		case EXDB_DECIMAL:
 			ret = exdb_key_put_int64(key, ((const int64_t *)v->values)[i]);
 			break;
 		case EXDB_FLOAT64:
@@ -110,44 +150,54 @@ int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *c
 	return ret;
 }
 
+/* A text at the end of the texts; -EMSGSIZE if it is too long. */
+static int put_text(const struct exdb_vector *v, uint64_t i, uint8_t *value, unsigned int *end)
+{
+	unsigned int length;
+	const uint8_t *text = text_of(v, i, &length);
+
+	if (length > EXDB_ROW_MAX - *end)
+		return -EMSGSIZE;
+	memcpy(value + *end, text, length);
+	*end += length;
+	return 0;
+}
+
 int row_encode(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
 	       struct exdb_key *key, uint8_t *value, unsigned int *value_length)
 {
-	const unsigned int texts = layout->ends + 2 * layout->nr_text;
-	unsigned int c, length, end = 0;
+	const struct row_shape *shape = &layout->shapes[layout->version];
+	const unsigned int texts = shape->ends + 2 * shape->nr_text;
+	unsigned int c, end = texts;
 	int ret = row_encode_key(layout, columns, i, key);
 
 	if (ret)
 		return ret;
 	memset(value, 0, texts);
+	value[0] = layout->version;
 	for (c = 0; c < layout->nr_columns; c++) {
-		const struct row_column *column = &layout->columns[c];
-		const struct exdb_vector *v = &columns[c];
-		const bool valid = !v->valid || v->valid[i];
-		const unsigned int width = width_of(column->type);
+		const struct row_place *place = &shape->places[c];
+		const unsigned int width = row_width(layout->columns[c].type);
+		const struct exdb_vector *v;
+		bool valid;
 
-		if (column->in_key)
+		if (place->bit == NO_PLACE)
 			continue;
+		v = &columns[layout->columns[c].vector];
+		valid = !v->valid || v->valid[i];
 		if (!valid)
-			value[column->bit / 8] |= 1u << column->bit % 8;
-		if (valid && width) {
-			memcpy(value + column->place, (const uint8_t *)v->values + i * width,
-			       width);
-		} else if (valid) {
-			const uint8_t *text = text_of(v, i, &length);
-
-			if (length > EXDB_ROW_MAX - texts - end)
-				return -EMSGSIZE;
-			memcpy(value + texts + end, text, length);
-			end += length;
-		}
+			value[place->bit / 8] |= 1u << place->bit % 8;
+		if (valid && width)
+			memcpy(value + place->place, (const uint8_t *)v->values + i * width, width);
+		else if (valid && put_text(v, i, value, &end))
+			return -EMSGSIZE;
 		if (!width) {
-			const uint16_t e = end;
+			const uint16_t e = end - texts;
 
-			memcpy(value + layout->ends + 2 * column->place, &e, sizeof(e));
+			memcpy(value + shape->ends + 2 * place->place, &e, sizeof(e));
 		}
 	}
-	*value_length = texts + end;
+	*value_length = end;
 	return key->length + *value_length > EXDB_ROW_MAX ? -EMSGSIZE : 0;
 }
 
@@ -169,20 +219,27 @@ static int decode_key(const struct exdb_layout *layout, const uint8_t *at,
 	unsigned int k, length;
 
 	for (k = 0; k < layout->nr_key; k++) {
-		struct exdb_vector *v = &columns[layout->key[k]];
+		const struct row_column *column = &layout->columns[layout->key[k]];
+		const unsigned int width = row_width(column->type);
+		struct exdb_vector *v = &columns[column->vector];
 		union {
+			uint8_t byte;
 			int32_t int32;
 			int64_t int64;
 			double float64;
 		} value;
 
-		switch (layout->columns[layout->key[k]].type) {
+		switch (column->type) {
+		case EXDB_BOOL:
+			value.byte = *at++;
+			break;
 		case EXDB_INT32:
 		case EXDB_DATE:
 			value.int32 = key_get_int32(&at);
 			break;
 		case EXDB_INT64:
 		case EXDB_TIMESTAMP:
+		case EXDB_DECIMAL:
 			value.int64 = key_get_int64(&at);
 			break;
 		case EXDB_FLOAT64:
@@ -192,53 +249,78 @@ static int decode_key(const struct exdb_layout *layout, const uint8_t *at,
 			length = key_get_text(&at, text);
 			if (v->values && add_text(v, i, text, length))
 				return 1;
-			continue;
 		}
-		if (v->values) {
-			unsigned int width = width_of(layout->columns[layout->key[k]].type);
-
+		if (width && v->values)
 			memcpy((uint8_t *)v->values + i * width, &value, width);
-		}
 	}
 	return 0;
 }
 
-static int decode_text(const struct exdb_layout *layout, const uint8_t *value, unsigned int place,
-		       struct exdb_vector *v, uint64_t i)
+const uint8_t *row_text(const struct row_shape *shape, const uint8_t *value, unsigned int place,
+			unsigned int *length)
 {
-	const uint8_t *ends = value + layout->ends;
-	const uint8_t *texts = ends + 2 * layout->nr_text;
+	const uint8_t *ends = value + shape->ends;
 	uint16_t from = 0, to;
 
 	if (place)
 		memcpy(&from, ends + 2 * (place - 1), sizeof(from));
 	memcpy(&to, ends + 2 * place, sizeof(to));
-	return add_text(v, i, texts + from, to - from);
+	*length = to - from;
+	return ends + 2 * shape->nr_text + from;
+}
+
+const struct row_shape *row_shape(const struct exdb_layout *layout, const struct btree_row *row)
+{
+	return row->value[0] > layout->version ? NULL : &layout->shapes[row->value[0]];
+}
+
+/* One that is not in the key; the row may be older than the column. */
+static int decode_column(const struct row_shape *shape, const struct row_place *place,
+			 unsigned int width, const uint8_t *value, struct exdb_vector *v,
+			 uint64_t i)
+{
+	const bool there = place->bit != NO_PLACE;
+	const uint8_t *text;
+	unsigned int length;
+
+	if (v->valid)
+		v->valid[i] = there && !(value[place->bit / 8] >> place->bit % 8 & 1);
+	if (!there && width)
+		memset((uint8_t *)v->values + i * width, 0, width);
+	else if (!there)
+		return add_text(v, i, value, 0);
+	else if (width)
+		memcpy((uint8_t *)v->values + i * width, value + place->place, width);
+	else {
+		text = row_text(shape, value, place->place, &length);
+		return add_text(v, i, text, length);
+	}
+	return 0;
 }
 
 int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 	       struct exdb_vector *columns, uint64_t i)
 {
-	const uint8_t *value = row->value;
+	const struct row_shape *shape = row_shape(layout, row);
 	unsigned int c;
 
+	if (!shape)
+		return -ESTALE;
 	if (decode_key(layout, row->key, columns, i))
 		return 1;
 	for (c = 0; c < layout->nr_columns; c++) {
 		const struct row_column *column = &layout->columns[c];
-		const unsigned int width = width_of(column->type);
-		struct exdb_vector *v = &columns[c];
+		struct exdb_vector *v;
 
-		if (!v->values)
+		if (column->vector == NO_PLACE)
 			continue;
-		if (v->valid)
-			v->valid[i] = column->in_key ||
-				      !(value[column->bit / 8] >> column->bit % 8 & 1);
-		if (column->in_key)
+		v = &columns[column->vector];
+		if (v->values && column->in_key && v->valid)
+			v->valid[i] = 1;
+		if (!v->values || column->in_key)
 			continue;
-		if (width)
-			memcpy((uint8_t *)v->values + i * width, value + column->place, width);
-		else if (decode_text(layout, value, column->place, v, i))
+		if (decode_column(shape, &shape->places[c], row_width(column->type), row->value, v,
+				  i))
 			return 1;
 	}
 	return 0;

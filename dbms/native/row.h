@@ -3,13 +3,18 @@
  * Rows as bytes.  The key columns are the key (see key.h); the value has the
  * other columns:
  *
+ *	u8: the version of the table's columns that it was written with
  *	a bit for each of them, 1 for null, in whole bytes
  *	the fixed-width columns, in order, little-endian; 0 where null
- *	a u16 for each text column: where it ends, counted from the first text
- *	the texts
+ *	a u16 for each text or bytes column: where it ends, counted from the first one
+ *	the texts and bytes
  *
- * Batches of rows come and go as vectors, one for each column, laid out as in
- * Arrow but for the validity, which is a byte for each row: fixed-width values
+ * Columns come and go: version v of the columns has those that were added in it or
+ * before, and dropped after it.  Rows stay as they were written; a column that they
+ * have not is null.
+ *
+ * Batches of rows come and go as vectors, one for each column that there is, laid out as in
+ * Arrow but for the validity and bools, which are a byte for each row: fixed-width values
  * in `values`; texts one after another in `values`, from offsets[i] to
  * offsets[i + 1]; `valid` may be NULL for "all valid" on the way in.  A vector
  * whose `values` are NULL on the way out is a column that is not wanted.
@@ -19,38 +24,78 @@
 
 #include "btree.h"
 
-#define COLUMNS_MAX	256u
+#define NO_PLACE	UINT16_MAX
 
 /**
- * struct row_column - where a column's value is
- * @type: enum exdb_type
- * @in_key: it is part of the key
- * @bit: its null bit
+ * struct row_place - where a column's value is
+ * @bit: its null bit, counted from the value's start, or NO_PLACE: it is not in this version
  * @place: offset in the value if of fixed width, else its number among the texts
  */
-struct row_column {
-	uint8_t type;
-	bool in_key;
+struct row_place {
 	uint16_t bit;
 	uint16_t place;
 };
 
 /**
- * struct exdb_layout - how the rows of a table are laid out
- * @nr_columns: in the order of the schema
- * @nr_key: columns of the key
- * @nr_text: text columns of the value
+ * struct row_shape - how the rows of one version are laid out
+ * @nr_text: text and bytes columns of the value
  * @ends: offset of the ends of texts in the value
- * @key: the key's columns, in order
- * @columns: all columns
+ * @places: of all columns
  */
-struct exdb_layout {
-	unsigned int nr_columns;
-	unsigned int nr_key;
+struct row_shape {
 	unsigned int nr_text;
 	unsigned int ends;
-	uint16_t key[COLUMNS_MAX];
-	struct row_column columns[COLUMNS_MAX];
+	struct row_place places[EXDB_COLUMNS_MAX];
+};
+
+/**
+ * struct row_column - a column, one that was dropped included
+ * @type: enum exdb_type
+ * @in_key: it is part of the key
+ * @vector: its number among those that there are, or NO_PLACE
+ */
+struct row_column {
+	uint8_t type;
+	bool in_key;
+	uint16_t vector;
+};
+
+/**
+ * struct row_index - a secondary index; see index.h
+ * @tree: its entries
+ * @unique: no two rows have the same values, unless one of them is null
+ * @nr_columns: length of @columns
+ * @columns: numbers among all columns
+ */
+struct row_index {
+	uint32_t tree;
+	bool unique;
+	unsigned int nr_columns;
+	uint16_t columns[EXDB_INDEX_COLUMNS_MAX];
+};
+
+/**
+ * struct exdb_layout - how the rows of a table are laid out
+ * @schema: db->schema when the catalog was read
+ * @version: of the columns, now
+ * @nr_columns: all that there ever were, in the order in which they were added
+ * @nr_key: columns of the key
+ * @nr_indexes: length of @indexes
+ * @key: the key's columns, in order
+ * @columns: all columns
+ * @indexes: of the table
+ * @shapes: of all versions
+ */
+struct exdb_layout {
+	uint64_t schema;
+	unsigned int version;
+	unsigned int nr_columns;
+	unsigned int nr_key;
+	unsigned int nr_indexes;
+	uint16_t key[EXDB_COLUMNS_MAX];
+	struct row_column columns[EXDB_COLUMNS_MAX];
+	struct row_index indexes[EXDB_INDEXES_MAX];
+	struct row_shape shapes[];
 };
 
 /* Encode row @i; @value has room for EXDB_ROW_MAX bytes.  -EMSGSIZE or -EDOM. */
@@ -61,8 +106,18 @@ int row_encode(const struct exdb_layout *layout, const struct exdb_vector *colum
 int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
 		   struct exdb_key *key);
 
-/* Decode into row @i of the vectors; 1 if a text column has no room for it. */
+/* Decode into row @i of the vectors; 1 if a text column has no room for it; -EUCLEAN, -ESTALE. */
 int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 	       struct exdb_vector *columns, uint64_t i);
+
+/* The shape of a row; NULL if it was written with columns that the layout does not know. */
+const struct row_shape *row_shape(const struct exdb_layout *layout, const struct btree_row *row);
+
+/* Bytes of a value, or 0 if that depends on the value. */
+unsigned int row_width(unsigned int type);
+
+/* A text or bytes value. */
+const uint8_t *row_text(const struct row_shape *shape, const uint8_t *value, unsigned int place,
+			unsigned int *length);
 
 #endif /* EXDB_ROW_H */

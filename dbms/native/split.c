@@ -26,8 +26,10 @@ static bool is_ascending(const struct node *node, unsigned int i, unsigned int m
 }
 
 /*
- * A leaf in two.  Where keys arrive in order it is cut just before @entry, so
- * that the left half stays full; else in the middle.
+ * A leaf in two.  Where keys arrive in order it is cut where @entry belongs; else in
+ * the middle.  What lies behind @entry then goes to the right, and the left half is
+ * filled up with what comes next; if nothing does, the left half is full, and @entry
+ * begins the right one.
  */
 static void split_leaf(struct latched *left, struct latched *right,
 		       const struct btree_entry *entry, const struct btree_entry *previous,
@@ -35,19 +37,18 @@ static void split_leaf(struct latched *left, struct latched *right,
 {
 	struct node *node = left->node;
 	unsigned int cut = node_middle(node);
-	const uint8_t *first = node_key(node, cut);
-	unsigned int length = node->slots[cut].key_length;
+	struct btree_row last, first;
 	bool found;
 	unsigned int i = node_lower_bound(node, entry->key, entry->key_length, &found);
+	const bool ascending = !found && is_ascending(node, i, cut, previous);
+	const struct btree_row own = { .key = entry->key, .key_length = entry->key_length };
 
-	if (!found && is_ascending(node, i, cut, previous)) {
+	if (ascending)
 		cut = i;
-		first = entry->key;
-		length = entry->key_length;
-	}
-	length = btree_separator_length(node_key(node, cut - 1), node->slots[cut - 1].key_length,
-					first, length);
-	fence_set(separator, first, length);
+	last = ascending && cut < node->count ? own : btree_row_at(node, cut - 1);
+	first = cut < node->count ? btree_row_at(node, cut) : own;
+	fence_set(separator, first.key,
+		  btree_separator_length(last.key, last.key_length, first.key, first.key_length));
 	node_init(right->node, right->page, 0);
 	node_move_tail(node, cut, right->node);
 	right->node->link = node->link;

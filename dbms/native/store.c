@@ -65,6 +65,7 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	db->level = config->level;
 	db->data_pages = config->data_pages;
 	db->next_tree = 1;
+	db->schema = 1;
 	db->nr_workers = config->workers;
 	for (i = 0; i <= db->nr_workers; i++) {
 		db->workers[i].db = db;
@@ -172,6 +173,8 @@ static int create(struct exdb_worker *w)
 	if (!ret)
 		ret = op_list_add(&ops, OP_CREATE, EXDB_COLUMNS_TREE, &none);
 	if (!ret)
+		ret = op_list_add(&ops, OP_CREATE, EXDB_INDEXES_TREE, &none);
+	if (!ret)
 		ret = apply_ops(w, ops.bytes, ops.size, &removed);
 	op_list_free(&ops);
 	return ret ? ret : checkpoint_run(w, CHECKPOINT_ALWAYS);
@@ -263,6 +266,16 @@ struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index)
 uint64_t exdb_error_page(const struct exdb_worker *w)
 {
 	return w->error_page;
+}
+
+uint32_t exdb_error_index(const struct exdb_worker *w)
+{
+	return w->error_index;
+}
+
+uint64_t exdb_schema(const struct exdb *db)
+{
+	return __atomic_load_n(&db->schema, __ATOMIC_ACQUIRE);
 }
 
 int exdb_checkpoint(struct exdb_worker *w)

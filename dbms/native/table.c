@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "index.h"
 #include "key.h"
-#include "row.h"
-#include "txn.h"
+#include "table.h"
 
 /* Where an encoded row is: the entries' bytes move while the batch grows. */
 struct batch_row {
@@ -140,11 +140,11 @@ int exdb_table_create(struct exdb_txn *txn, uint32_t *tree)
 }
 
 /* One transaction for all entries. */
-static int commit_entries(struct exdb_worker *w, enum op_kind kind, uint32_t tree,
-			  const struct btree_entry *entries, uint64_t n,
-			  struct commit_result *result)
+static int commit_entries(struct exdb_worker *w, const struct exdb_layout *layout,
+			  enum op_kind kind, uint32_t tree, const struct btree_entry *entries,
+			  uint64_t n, struct commit_result *result)
 {
-	struct op_list ops = { 0 };
+	struct op_list ops = { .schema = layout->schema };
 	uint64_t i;
 	int ret = 0;
 
@@ -162,66 +162,89 @@ static int commit_entries(struct exdb_worker *w, enum op_kind kind, uint32_t tre
 	return ret;
 }
 
-static int see_nothing(void *arg, const struct btree_row *row)
+static struct btree_row row_of(const struct btree_entry *entry)
 {
-	(void)arg;
-	(void)row;
-	return 0;
+	return (struct btree_row){
+		.key = entry->key,
+		.value = entry->value,
+		.key_length = entry->key_length,
+		.value_length = entry->value_length,
+	};
 }
 
-/* Whether the transaction sees a row with this key: 1, 0, or -errno. */
-static int sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
-		const struct btree_entry *entry)
+static int write_entry(struct exdb_worker *w, struct exdb_txn *txn,
+		       const struct exdb_layout *layout, enum op_kind kind, uint32_t tree,
+		       const struct btree_entry *entry, size_t *removed)
 {
-	const struct own *own = txn_own(txn, tree, entry->key, entry->key_length);
-	const uint64_t root = tree_root(w->db, tree);
-	struct exdb_key key = { .length = entry->key_length };
-	int ret;
+	const struct btree_row new = row_of(entry);
+	const bool delete = kind == OP_DELETE;
+	struct row_copy old;
+	int found = 0, ret;
 
-	if (own)
-		return own->state == OWN_PUT;
-	ret = txn_read_key(txn, tree, entry->key, entry->key_length);
-	if (ret || !root)
-		return ret;
-	memcpy(key.bytes, entry->key, entry->key_length);
-	ret = btree_lookup(w, root, &key, see_nothing, NULL);
-	return ret == -ENOENT ? 0 : ret < 0 ? ret : 1;
+	if (kind != OP_PUT || layout->nr_indexes)
+		found = table_sees(w, txn, tree, entry, layout->nr_indexes ? &old : NULL);
+	if (found < 0)
+		return found;
+	if (found && kind == OP_INSERT)
+		return -EEXIST;
+	*removed += found;
+	ret = index_update(w, txn, layout, found ? &old.row : NULL, delete ? NULL : &new);
+	return ret ? ret : txn_write(txn, delete ? OWN_DELETED : OWN_PUT, tree, entry);
 }
 
 /* The transaction's own copy of what commit_entries would do. */
-static int write_entries(struct exdb_worker *w, struct exdb_txn *txn, enum op_kind kind,
-			 uint32_t tree, const struct btree_entry *entries, uint64_t n,
+static int write_entries(struct exdb_worker *w, struct exdb_txn *txn,
+			 const struct exdb_layout *layout, enum op_kind kind, uint32_t tree,
+			 const struct btree_entry *entries, uint64_t n,
 			 struct commit_result *result)
 {
 	const uint64_t savepoint = exdb_txn_savepoint(txn);
-	const enum own_state state = kind == OP_DELETE ? OWN_DELETED : OWN_PUT;
-	int ret = 0;
+	int ret = txn_use(txn, layout);
 
 	*result = (struct commit_result){ 0 };
-	for (; result->op < n && !ret; result->op += !ret) {
-		const struct btree_entry *entry = &entries[result->op];
-
-		if (kind != OP_PUT)
-			ret = sees(w, txn, tree, entry);
-		if (ret > 0 && kind == OP_INSERT)
-			ret = -EEXIST;
-		if (ret >= 0) {
-			result->removed += ret;
-			ret = txn_write(txn, state, tree, entry);
-		}
-	}
+	for (; result->op < n && !ret; result->op += !ret)
+		ret = write_entry(w, txn, layout, kind, tree, &entries[result->op],
+				  &result->removed);
 	if (ret)
 		exdb_txn_rollback(txn, savepoint);
 	return ret;
 }
 
-static int change_entries(struct exdb_worker *w, struct exdb_txn *txn, enum op_kind kind,
-			  uint32_t tree, const struct btree_entry *entries, uint64_t n,
+/* With indexes there is something to read first; each conflict means that another one has committed. */
+static int write_and_commit(struct exdb_worker *w, const struct exdb_layout *layout,
+			    enum op_kind kind, uint32_t tree, const struct btree_entry *entries,
+			    uint64_t n, struct commit_result *result)
+{
+	unsigned int tries = 0;
+	struct exdb_txn *txn;
+	int ret;
+
+	do {
+		if (layout->schema != exdb_schema(w->db))
+			return -ESTALE;
+		ret = exdb_txn_begin(w, &txn);
+		if (ret)
+			return ret;
+		ret = write_entries(w, txn, layout, kind, tree, entries, n, result);
+		if (!ret)
+			ret = exdb_txn_commit(w, txn);
+		else if (exdb_txn_check(w, txn))
+			ret = -ECANCELED;
+		exdb_txn_end(txn);
+	} while (ret == -ECANCELED && ++tries < 1000);
+	return ret;
+}
+
+static int change_entries(struct exdb_worker *w, struct exdb_txn *txn,
+			  const struct exdb_layout *layout, enum op_kind kind, uint32_t tree,
+			  const struct btree_entry *entries, uint64_t n,
 			  struct commit_result *result)
 {
 	if (txn)
-		return write_entries(w, txn, kind, tree, entries, n, result);
-	return commit_entries(w, kind, tree, entries, n, result);
+		return write_entries(w, txn, layout, kind, tree, entries, n, result);
+	if (layout->nr_indexes)
+		return write_and_commit(w, layout, kind, tree, entries, n, result);
+	return commit_entries(w, layout, kind, tree, entries, n, result);
 }
 
 /* Atomic.  *row is the one that an error is about. */
@@ -247,7 +270,7 @@ int exdb_table_insert(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 			goto out;
 	}
 	sort_entries(&batch, rows);
-	ret = change_entries(w, txn, replace ? OP_PUT : OP_INSERT, tree, batch.entries, rows,
+	ret = change_entries(w, txn, layout, replace ? OP_PUT : OP_INSERT, tree, batch.entries, rows,
 			     &result);
 	*row = result.op < rows ? batch.entries[result.op].row : 0;
 out:
@@ -276,7 +299,7 @@ int exdb_table_delete(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 		ret = encode_key(&batch, layout, columns, i);
 	if (!ret) {
 		sort_entries(&batch, rows);
-		ret = change_entries(w, txn, OP_DELETE, tree, batch.entries, rows, &result);
+		ret = change_entries(w, txn, layout, OP_DELETE, tree, batch.entries, rows, &result);
 	}
 	*deleted = result.removed;
 	batch_free(&batch);

@@ -7,47 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "row.h"
-#include "txn.h"
+#include "table.h"
 
-/* Rows on their way out. */
-struct sink {
-	const struct exdb_layout *layout;
-	struct exdb_vector *columns;
-	uint64_t rows;
-	uint64_t room;
-	struct exdb_scan *scan; /* if own keys are to be merged */
-};
-
-/**
- * struct exdb_scan - a scan of a table
- * @txn: the transaction that it belongs to, or NULL
- * @layout: of the table
- * @tree: its rows
- * @cursor: where it is
- * @low: the first key that is wanted
- * @high: and the first that is not, if @bounded
- * @bounded: see @high
- * @begun: rows have been asked for
- * @own_done: what own keys come next is before or behind @own_last
- * @own_last: the last own key that was looked at
- */
-struct exdb_scan {
-	struct exdb_txn *txn;
-	const struct exdb_layout *layout;
-	uint32_t tree;
-	struct btree_cursor cursor;
-	struct exdb_key low;
-	struct exdb_key high;
-	bool bounded;
-	bool begun;
-	bool own_done;
-	struct exdb_key own_last;
-};
-
-static int take_row(void *arg, const struct btree_row *row)
+int sink_decode(struct sink *sink, const struct btree_row *row)
 {
-	struct sink *sink = arg;
 	int ret;
 
 	if (sink->rows == sink->room)
@@ -55,6 +18,13 @@ static int take_row(void *arg, const struct btree_row *row)
 	ret = row_decode(sink->layout, row, sink->columns, sink->rows);
 	sink->rows += !ret;
 	return ret;
+}
+
+static int take_row(void *arg, const struct btree_row *row)
+{
+	struct sink *sink = arg;
+
+	return sink->take(sink, row);
 }
 
 static int take_own(struct sink *sink, const struct own *own)
@@ -66,13 +36,12 @@ static int take_own(struct sink *sink, const struct own *own)
 		.value_length = own->value_length,
 	};
 
-	return own->state == OWN_PUT ? take_row(sink, &row) : 0;
+	return own->state == OWN_PUT ? sink->take(sink, &row) : 0;
 }
 
-int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
-		   uint32_t tree, const struct exdb_key *key, struct exdb_vector *columns)
+int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+	       const struct exdb_key *key, struct sink *sink)
 {
-	struct sink sink = { .layout = layout, .columns = columns, .room = 1 };
 	const uint64_t root = tree_root(w->db, tree);
 	const struct own *own = NULL;
 	int ret = 0;
@@ -85,9 +54,48 @@ int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exd
 	if (ret)
 		return ret;
 	if (own)
-		ret = own->state == OWN_PUT ? take_own(&sink, own) : -ENOENT;
-	else
-		ret = root ? btree_lookup(w, root, key, take_row, &sink) : -ENOENT;
+		return own->state == OWN_PUT ? take_own(sink, own) : -ENOENT;
+	return root ? btree_lookup(w, root, key, take_row, sink) : -ENOENT;
+}
+
+static int copy_row(struct sink *sink, const struct btree_row *row)
+{
+	struct row_copy *copy = sink->arg;
+
+	if (!copy)
+		return 0;
+	memcpy(copy->bytes, row->key, row->key_length);
+	memcpy(copy->bytes + row->key_length, row->value, row->value_length);
+	copy->row = *row;
+	copy->row.key = copy->bytes;
+	copy->row.value = copy->bytes + row->key_length;
+	return 0;
+}
+
+int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+	       const struct btree_entry *entry, struct row_copy *copy)
+{
+	struct sink sink = { .take = copy_row, .arg = copy };
+	struct exdb_key key = { .length = entry->key_length };
+	int ret;
+
+	memcpy(key.bytes, entry->key, entry->key_length);
+	ret = table_find(w, txn, tree, &key, &sink);
+	return ret == -ENOENT ? 0 : ret ? ret : 1;
+}
+
+int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+		   uint32_t tree, const struct exdb_key *key, struct exdb_vector *columns)
+{
+	struct sink sink = { .take = sink_decode, .layout = layout, .columns = columns, .room = 1 };
+	int ret = 0;
+
+	if (txn)
+		ret = txn_use(txn, layout);
+	else if (layout->schema && layout->schema != exdb_schema(w->db))
+		ret = -ESTALE;
+	if (!ret)
+		ret = table_find(w, txn, tree, key, &sink);
 	return ret == 1 ? -EMSGSIZE : ret;
 }
 
@@ -118,6 +126,7 @@ struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *
 
 void exdb_scan_free(struct exdb_scan *scan)
 {
+	index_scan_free(scan->found);
 	free(scan);
 }
 
@@ -176,7 +185,7 @@ static int take_merged(void *arg, const struct btree_row *row)
 		if (!order)
 			return 0;
 	}
-	return take_row(sink, row);
+	return sink->take(sink, row);
 }
 
 /* The own keys behind the last row of the tree. */
@@ -199,6 +208,8 @@ static int scan_merged(struct exdb_worker *w, struct exdb_scan *scan, struct sin
 
 	sink->scan = scan;
 	if (!scan->begun)
+		ret = txn_use(scan->txn, scan->layout);
+	if (!scan->begun && !ret)
 		ret = txn_read_range(scan->txn, scan->tree, &scan->low,
 				     scan->bounded ? &scan->high : NULL);
 	scan->begun = !ret;
@@ -213,20 +224,31 @@ static int scan_merged(struct exdb_worker *w, struct exdb_scan *scan, struct sin
 	return ret;
 }
 
-/* Up to @rows rows; 0 at the end; -EMSGSIZE if not even one finds room. */
-long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
-		    uint64_t rows)
+int scan_tree(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink)
 {
-	struct sink sink = { .layout = scan->layout, .columns = columns, .room = rows };
-	int ret;
-
 	scan->cursor.root = tree_root(w->db, scan->tree);
 	if (scan->cursor.prefetch > w->db->prefetch)
 		scan->cursor.prefetch = w->db->prefetch;
 	if (scan->txn)
-		ret = scan_merged(w, scan, &sink);
-	else
-		ret = btree_scan(w, &scan->cursor, take_row, &sink);
+		return scan_merged(w, scan, sink);
+	return btree_scan(w, &scan->cursor, take_row, sink);
+}
+
+/* Up to @rows rows; 0 at the end; -EMSGSIZE if not even one finds room. */
+long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
+		    uint64_t rows)
+{
+	struct sink sink = {
+		.take = sink_decode,
+		.layout = scan->layout,
+		.columns = columns,
+		.room = rows,
+	};
+	int ret;
+
+	if (scan->found)
+		return index_scan_next(w, scan, &sink);
+	ret = scan_tree(w, scan, &sink);
 	if (ret < 0)
 		return ret;
 	if (!sink.rows && (ret > 0 || !scan->cursor.done))

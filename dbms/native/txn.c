@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "row.h"
 #include "txn.h"
 
 #define CHUNK	65536u
@@ -53,6 +54,7 @@ struct range {
  * @nr_ranges: length
  * @ranges_room: allocated
  * @first_seq: the least of all reads
+ * @schema: of the layouts that were used, or 0
  * @trees: that it creates
  * @nr_trees: length
  */
@@ -71,6 +73,7 @@ struct exdb_txn {
 	size_t nr_ranges;
 	size_t ranges_room;
 	uint64_t first_seq;
+	uint64_t schema;
 	uint32_t trees[16];
 	unsigned int nr_trees;
 };
@@ -383,6 +386,13 @@ int txn_read_range(struct exdb_txn *txn, uint32_t tree, const struct exdb_key *l
 	return 0;
 }
 
+int txn_use(struct exdb_txn *txn, const struct exdb_layout *layout)
+{
+	if (!txn->schema)
+		txn->schema = layout->schema;
+	return layout->schema && txn->schema != layout->schema ? -ECANCELED : 0;
+}
+
 int txn_create_tree(struct exdb_txn *txn, uint32_t *tree)
 {
 	if (txn->nr_trees == sizeof(txn->trees) / sizeof(*txn->trees))
@@ -422,6 +432,8 @@ static bool was_read(const void *arg, uint64_t seq, const struct op_header *op, 
 
 int txn_validate(const struct exdb_txn *txn)
 {
+	if (txn->schema && txn->schema != txn->db->schema)
+		return -ECANCELED;
 	if (txn->first_seq == UINT64_MAX)
 		return 0;
 	return history_any(txn->db, txn->first_seq, was_read, txn) ? -ECANCELED : 0;

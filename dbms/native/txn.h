@@ -65,6 +65,9 @@ int txn_read_key(struct exdb_txn *txn, uint32_t tree, const uint8_t *key, unsign
 int txn_read_range(struct exdb_txn *txn, uint32_t tree, const struct exdb_key *low,
 		   const struct exdb_key *high);
 
+/* Call before the layout is used: -ECANCELED if another one was, of another catalog. */
+int txn_use(struct exdb_txn *txn, const struct exdb_layout *layout);
+
 int txn_create_tree(struct exdb_txn *txn, uint32_t *tree);
 
 /* With the commit lock held: 0, or -ECANCELED if something that was read has been written since. */

@@ -238,7 +238,7 @@ static void shuffle(int64_t *keys, int64_t n, unsigned int *seed)
 
 int main(int argc, char **argv)
 {
-	const uint8_t types[2] = { EXDB_INT64, EXDB_TEXT };
+	const struct exdb_column columns[2] = { { .type = EXDB_INT64 }, { .type = EXDB_TEXT } };
 	const uint32_t key = 0;
 	struct share shares[THREADS] = { 0 }, observer;
 	struct exdb_stats stats;
@@ -261,7 +261,7 @@ int main(int argc, char **argv)
 		keys[k] = 3 * k;
 	shuffle(keys, rows, &seed);
 
-	layout = exdb_layout_new(2, types, 1, &key);
+	layout = exdb_layout_new(2, columns, 1, &key, 0, 0);
 	CHECK(layout);
 	db = open_db(argv[1], threads + 1, true, &fd);
 	CHECK(!exdb_txn_begin(exdb_worker_at(db, 0), &txn));

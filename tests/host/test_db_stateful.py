@@ -1,4 +1,4 @@
-"""Tables, transactions, crashes and reopening against a dict. Posix backend."""
+"""Tables, indexes, transactions, snapshots, crashes and reopening against a dict. Posix backend."""
 
 import shutil
 import tempfile
@@ -32,6 +32,8 @@ class DatabaseMachine(RuleBasedStateMachine):
         self.own: dict[int, str | None] = {}
         self.savepoints: list[tuple[int, dict[int, str | None]]] = []
         self.others_changed = False
+        self.snapshot: tuple[exmapdb.Snapshot, Model] | None = None
+        self.indexed = False
 
     @initialize()
     def create(self) -> None:
@@ -108,6 +110,44 @@ class DatabaseMachine(RuleBasedStateMachine):
         inside = [item for item in self.seen.items() if low <= item[0] < low + length]
         assert found == sorted(inside, reverse=reverse)
 
+    @precondition(lambda self: self.indexed)
+    @rule(value=values, reverse=st.booleans(), size=st.integers(1, 50))
+    def scan_index(self, value: str, reverse: bool, size: int) -> None:
+        """Read in the order of the index."""
+        batches = self.table.scan(index="by_v", reverse=reverse, batch_rows=size)
+        found = [(v, k) for batch in batches for k, v in batch.to_rows()]
+        assert found == sorted(((v, k) for k, v in self.seen.items()), reverse=reverse)
+        expected = [k for k, v in sorted(self.seen.items()) if v == value]
+        assert [row["k"] for row in self.table.find("by_v", value)] == expected
+
+    @precondition(lambda self: self.txn is None)
+    @rule()
+    def change_index(self) -> None:
+        """Make the index, or drop it."""
+        if self.indexed:
+            self.db.drop_index("t", "by_v")
+        else:
+            self.db.create_index("t", "by_v", "v")
+        self.indexed = not self.indexed
+
+    @precondition(lambda self: self.snapshot is None)
+    @rule()
+    def freeze(self) -> None:
+        """Keep what is there now."""
+        self.snapshot = self.db.snapshot(), dict(self.model)
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule(close=st.booleans())
+    def look_back(self, close: bool) -> None:
+        """Read what was there then."""
+        assert self.snapshot
+        snapshot, model = self.snapshot
+        found = [row for batch in snapshot.table("t").scan() for row in batch.to_rows()]
+        assert found == sorted(model.items())
+        if close:
+            snapshot.close()
+            self.snapshot = None
+
     @precondition(lambda self: self.txn is None)
     @rule()
     def begin(self) -> None:
@@ -175,6 +215,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         else:
             self.db.close()
         self.forget_transaction()
+        self.snapshot = None
         self.db = exmapdb.open(self.path, flag="w", **OPTIONS)
 
     @rule()

@@ -1,6 +1,7 @@
 """Tables: what goes in comes out, in the order of the keys. Posix backend."""
 
 import datetime as dt
+import decimal
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ ALL_TYPES = {
     "t": "text?",
     "d": "date?",
     "s": "timestamp?",
+    "b": "bool?",
+    "y": "bytes?",
+    "n": "decimal(18,4)?",
 }
 ROW = {
     "k": 1,
@@ -34,6 +38,9 @@ ROW = {
     "t": "Zürich\0☃",
     "d": dt.date(1969, 12, 31),
     "s": dt.datetime(2013, 1, 1, 10, 0, 0, 1),
+    "b": False,
+    "y": b"\0\xff\xfe",
+    "n": decimal.Decimal("-99999999999999.9999"),
 }
 
 
@@ -232,12 +239,12 @@ def test_get_refuses_what_is_no_key(db: exmapdb.Database, key: object) -> None:
 
 def test_rows_and_keys_of_the_largest_size_fit(db: exmapdb.Database) -> None:
     table = db.create_table("t", {"k": "text", "v": "text"}, key="k")
-    # a key has two bytes more than its text, a value a bit for null and two bytes for its end
+    # a key has two bytes more than its text; a value has a version, a bit for null, and two bytes for its end
     keys = [f"{i:0510}" for i in range(40)]
-    table.insert_many({"k": keys, "v": ["v" * (992 - 512 - 3)] * 40})
+    table.insert_many({"k": keys, "v": ["v" * (992 - 512 - 4)] * 40})
     assert [row[0] for batch in table.scan() for row in batch.to_rows()] == keys
     with pytest.raises(exmapdb.RowTooLargeError):
-        table.insert({"k": "k", "v": "v" * (992 - 3 - 3 + 1)})
+        table.insert({"k": "k", "v": "v" * (992 - 3 - 4 + 1)})
     with pytest.raises(exmapdb.RowTooLargeError):
         table.insert({"k": "k" * 511, "v": ""})
 
@@ -247,6 +254,9 @@ def test_rows_and_keys_of_the_largest_size_fit(db: exmapdb.Database) -> None:
     [
         ({}, "k"),
         ({"k": "int63"}, "k"),
+        ({"k": "decimal(19,0)"}, "k"),
+        ({"k": "decimal(4,5)"}, "k"),
+        ({"k": "decimal"}, "k"),
         ({"k": "int64"}, "other"),
         ({"k": "int64"}, ()),
         ({"k": "int64"}, ("k", "k")),
@@ -283,3 +293,51 @@ def test_columns_of_the_wrong_type_are_refused() -> None:
         Column.of(ColumnType.INT64, np.zeros((2, 2), np.int64))
     with pytest.raises(TypeError):
         Column.of(ColumnType.INT64, [1]).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("bool", [False, True]),
+        ("bytes", [b"", b"\0", b"\0\0", b"\0\xff", b"a", b"a\0", b"\xff"]),
+        ("decimal(6,3)", [decimal.Decimal(n).scaleb(-3) for n in (-999999, -1001, -1000, 0, 1, 999999)]),
+        ("date", [dt.date(1, 1, 1), dt.date(1969, 12, 31), dt.date(1970, 1, 1), dt.date(9999, 12, 31)]),
+    ],
+)
+def test_keys_of_every_type_are_in_the_order_of_their_values(
+    db: exmapdb.Database, kind: str, values: list[object]
+) -> None:
+    table = db.create_table("t", {"k": kind, "n": "int64"}, key=("k", "n"))
+    table.insert_many({"k": values[::-1] * 2, "n": [1] * len(values) + [0] * len(values)})
+    assert [row for b in table.scan() for row in b.to_rows()] == [(v, n) for v in values for n in (0, 1)]
+    assert all(table.get((value, 1)) == {"k": value, "n": 1} for value in values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("bool", 1),
+        ("bool", "true"),
+        ("bytes", "text"),
+        ("text", b"bytes"),
+        ("decimal(4,2)", 100),
+        ("decimal(4,2)", decimal.Decimal("0.001")),
+        ("decimal(4,2)", 0.5),
+        ("decimal(4,2)", decimal.Decimal("NaN")),
+        ("decimal(4,2)", decimal.Decimal("1e999999")),
+    ],
+)
+def test_values_that_do_not_fit_their_type_are_refused(
+    db: exmapdb.Database, kind: str, value: object
+) -> None:
+    table = db.create_table("t", {"k": "int64", "v": kind}, key="k")
+    with pytest.raises(exmapdb.InvalidValueError):
+        table.insert({"k": 1, "v": value})
+    assert table.count() == 0
+
+
+def test_decimals_take_whatever_is_exact(db: exmapdb.Database) -> None:
+    table = db.create_table("t", {"k": "int64", "v": "decimal(6,2)"}, key="k")
+    table.insert_many({"k": [1, 2, 3], "v": [7, "1.5", decimal.Decimal("-1e1")]})
+    table.insert_many({"k": [4], "v": np.array([8], np.int16)})
+    assert [table.get(k)["v"] for k in (1, 2, 3, 4)] == [decimal.Decimal(v) for v in ("7", "1.5", "-10", "8")]  # type: ignore[index]

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <string.h>
+
+#include "index.h"
+#include "table.h"
+
+static int put_bytes(struct exdb_key *key, const uint8_t *bytes, unsigned int length)
+{
+	if (length > EXDB_KEY_MAX - key->length)
+		return -EMSGSIZE;
+	memcpy(key->bytes + key->length, bytes, length);
+	key->length += length;
+	return 0;
+}
+
+static const uint8_t *skip_part(unsigned int type, const uint8_t *at)
+{
+	const unsigned int width = row_width(type);
+
+	if (width)
+		return at + width;
+	while (at[0] || at[1])
+		at += at[0] ? 1 : 2;
+	return at + 2;
+}
+
+/* A column of the row's key is there as it has to be. */
+static int put_key_part(const struct exdb_layout *layout, unsigned int column,
+			const struct btree_row *row, struct exdb_key *key)
+{
+	const uint8_t *at = row->key;
+	unsigned int k;
+
+	for (k = 0; layout->key[k] != column; k++)
+		at = skip_part(layout->columns[layout->key[k]].type, at);
+	return put_bytes(key, at, skip_part(layout->columns[column].type, at) - at);
+}
+
+static int put_value(unsigned int type, const struct row_shape *shape, unsigned int place,
+		     const uint8_t *value, struct exdb_key *key)
+{
+	const uint8_t *text;
+	unsigned int length;
+	union {
+		int32_t int32;
+		int64_t int64;
+		double float64;
+	} number;
+
+	memcpy(&number, value + place, row_width(type));
+	switch (type) {
+	case EXDB_BOOL:
+		return exdb_key_put_byte(key, value[place]);
+	case EXDB_INT32:
+	case EXDB_DATE:
+		return exdb_key_put_int32(key, number.int32);
+	case EXDB_INT64:
+	case EXDB_TIMESTAMP:
+	case EXDB_DECIMAL:
+		return exdb_key_put_int64(key, number.int64);
+	case EXDB_FLOAT64:
+		return exdb_key_put_float64(key, number.float64);
+	default:
+		text = row_text(shape, value, place, &length);
+		return exdb_key_put_text(key, text, length);
+	}
+}
+
+/* 1 if it is null. */
+static int put_column(const struct exdb_layout *layout, unsigned int column,
+		      const struct row_shape *shape, const struct btree_row *row,
+		      struct exdb_key *key)
+{
+	const struct row_place *place = &shape->places[column];
+	const bool in_key = layout->columns[column].in_key;
+	bool null = !in_key && place->bit == NO_PLACE;
+	int ret;
+
+	if (!in_key && !null)
+		null = row->value[place->bit / 8] >> place->bit % 8 & 1;
+	ret = exdb_key_put_byte(key, !null);
+	if (ret || null)
+		return ret ? ret : 1;
+	if (in_key)
+		return put_key_part(layout, column, row, key);
+	return put_value(layout->columns[column].type, shape, place->place, row->value, key);
+}
+
+int index_encode(const struct exdb_layout *layout, const struct row_index *index,
+		 const struct btree_row *row, struct index_entry *entry)
+{
+	const struct row_shape *shape = row_shape(layout, row);
+	uint16_t length;
+	unsigned int i;
+	int ret;
+
+	if (!shape)
+		return -ESTALE;
+	entry->key.length = 0;
+	entry->exclusive = index->unique;
+	for (i = 0; i < index->nr_columns; i++) {
+		ret = put_column(layout, index->columns[i], shape, row, &entry->key);
+		if (ret < 0)
+			return ret;
+		if (ret)
+			entry->exclusive = false;
+	}
+	length = entry->key.length;
+	memcpy(entry->value, &length, sizeof(length));
+	entry->value_length = sizeof(length);
+	if (!entry->exclusive)
+		return put_bytes(&entry->key, row->key, row->key_length);
+	memcpy(entry->value + sizeof(length), row->key, row->key_length);
+	entry->value_length += row->key_length;
+	return 0;
+}
+
+int index_row_key(const struct btree_row *entry, struct exdb_key *key)
+{
+	uint16_t length;
+
+	if (entry->value_length < sizeof(length))
+		return -EUCLEAN;
+	memcpy(&length, entry->value, sizeof(length));
+	if (length > entry->key_length)
+		return -EUCLEAN;
+	key->length = 0;
+	if (entry->value_length > sizeof(length))
+		return put_bytes(key, entry->value + sizeof(length),
+				 entry->value_length - sizeof(length));
+	return put_bytes(key, entry->key + length, entry->key_length - length);
+}
+
+static struct btree_entry as_entry(const struct index_entry *entry)
+{
+	return (struct btree_entry){
+		.key = entry->key.bytes,
+		.value = entry->value,
+		.key_length = entry->key.length,
+		.value_length = entry->value_length,
+	};
+}
+
+static bool is_same(const struct index_entry *a, const struct index_entry *b)
+{
+	return a->value_length == b->value_length &&
+	       !key_compare(a->key.bytes, a->key.length, b->key.bytes, b->key.length) &&
+	       !memcmp(a->value, b->value, a->value_length);
+}
+
+static int insert_entry(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+			const struct index_entry *index_entry)
+{
+	const struct btree_entry entry = as_entry(index_entry);
+	int ret = 0;
+
+	if (index_entry->exclusive)
+		ret = table_sees(w, txn, tree, &entry, NULL);
+	if (ret)
+		return ret < 0 ? ret : -ENOTUNIQ;
+	return txn_write(txn, OWN_PUT, tree, &entry);
+}
+
+static int update_one(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+		      const struct row_index *index, const struct btree_row *old,
+		      const struct btree_row *new)
+{
+	struct index_entry before, after;
+	int ret = 0;
+
+	if (old)
+		ret = index_encode(layout, index, old, &before);
+	if (!ret && new)
+		ret = index_encode(layout, index, new, &after);
+	if (ret || (old && new && is_same(&before, &after)))
+		return ret;
+	if (old) {
+		const struct btree_entry entry = as_entry(&before);
+
+		ret = txn_write(txn, OWN_DELETED, index->tree, &entry);
+	}
+	return !ret && new ? insert_entry(w, txn, index->tree, &after) : ret;
+}
+
+int index_add(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+	      uint32_t index, const struct btree_row *row)
+{
+	w->error_index = index;
+	return update_one(w, txn, layout, &layout->indexes[index], NULL, row);
+}
+
+int index_update(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+		 const struct btree_row *old, const struct btree_row *new)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < layout->nr_indexes && !ret; i++) {
+		w->error_index = i;
+		ret = update_one(w, txn, layout, &layout->indexes[i], old, new);
+	}
+	return ret;
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+/* Rows by way of an index: some entries first, then the rows they lead to, with no latch in between. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "index.h"
+#include "table.h"
+
+#define FOUND_MAX	64u
+
+/* An entry that was found: its own key, and that of the row. */
+struct lead {
+	struct exdb_key entry;
+	struct exdb_key row;
+};
+
+/**
+ * struct found - entries whose rows have not been read yet
+ * @index: of the table
+ * @tree: of its rows
+ * @nr: entries
+ * @next: the first that was not used
+ * @leads: entries
+ */
+struct found {
+	const struct row_index *index;
+	uint32_t tree;
+	unsigned int nr;
+	unsigned int next;
+	struct lead leads[FOUND_MAX];
+};
+
+struct exdb_scan *exdb_index_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout,
+				      uint32_t tree, uint32_t index, const struct exdb_key *low,
+				      const struct exdb_key *high, uint32_t prefetch, bool reverse)
+{
+	struct exdb_scan *scan = exdb_scan_new(txn, layout, layout->indexes[index].tree, low, high,
+					       prefetch, reverse);
+
+	if (!scan)
+		return NULL;
+	scan->found = calloc(1, sizeof(*scan->found));
+	if (!scan->found) {
+		free(scan);
+		return NULL;
+	}
+	scan->found->index = &layout->indexes[index];
+	scan->found->tree = tree;
+	return scan;
+}
+
+void index_scan_free(struct found *found)
+{
+	free(found);
+}
+
+static int take_entry(struct sink *sink, const struct btree_row *row)
+{
+	struct found *found = sink->scan->found;
+	struct lead *lead = &found->leads[found->nr];
+	int ret;
+
+	if (found->nr == FOUND_MAX || found->nr == sink->room)
+		return 1;
+	ret = index_row_key(row, &lead->row);
+	if (ret)
+		return ret;
+	lead->entry.length = row->key_length;
+	memcpy(lead->entry.bytes, row->key, row->key_length);
+	found->nr++;
+	return 0;
+}
+
+static int find_entries(struct exdb_worker *w, struct exdb_scan *scan, uint64_t wanted)
+{
+	struct sink sink = { .take = take_entry, .room = wanted, .scan = scan };
+	int ret;
+
+	scan->found->nr = 0;
+	scan->found->next = 0;
+	ret = scan_tree(w, scan, &sink);
+	return ret < 0 ? ret : 0;
+}
+
+/* Outside of a transaction the row may have changed since its entry was read. */
+static int take_if_current(struct sink *sink, const struct btree_row *row)
+{
+	const struct lead *lead = sink->arg;
+	struct index_entry entry;
+	int ret = index_encode(sink->layout, sink->scan->found->index, row, &entry);
+
+	if (ret)
+		return ret;
+	if (key_compare(entry.key.bytes, entry.key.length, lead->entry.bytes, lead->entry.length))
+		return 0;
+	return sink_decode(sink, row);
+}
+
+long index_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink)
+{
+	struct found *found = scan->found;
+	int ret = 0;
+
+	sink->take = take_if_current;
+	sink->scan = scan;
+	while (!ret && sink->rows < sink->room) {
+		if (found->next == found->nr) {
+			ret = find_entries(w, scan, sink->room - sink->rows);
+			if (ret || !found->nr)
+				break;
+			continue;
+		}
+		sink->arg = &found->leads[found->next];
+		ret = table_find(w, scan->txn, found->tree, &found->leads[found->next].row, sink);
+		if (ret == -ENOENT)
+			ret = 0;
+		found->next += !ret;
+	}
+	if (ret < 0)
+		return ret;
+	return ret && !sink->rows ? -EMSGSIZE : (long)sink->rows;
+}
+
+/* The worker and the index that is filled. */
+struct filling {
+	struct exdb_worker *w;
+	uint32_t index;
+};
+
+static int fill_row(struct sink *sink, const struct btree_row *row)
+{
+	const struct filling *filling = sink->arg;
+
+	return index_add(filling->w, sink->scan->txn, sink->layout, filling->index, row);
+}
+
+int exdb_index_fill(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+		    uint32_t tree, uint32_t index)
+{
+	struct exdb_scan *scan = exdb_scan_new(txn, layout, tree, NULL, NULL, 64, false);
+	struct filling filling = { .w = w, .index = index };
+	struct sink sink = { .take = fill_row, .layout = layout, .scan = scan, .arg = &filling };
+	int ret;
+
+	if (!scan)
+		return -ENOMEM;
+	do {
+		ret = scan_tree(w, scan, &sink);
+	} while (!ret && !scan->cursor.done);
+	exdb_scan_free(scan);
+	return ret;
+}
+
+#define CLEAR_MAX	1024u
+
+static int take_delete(struct sink *sink, const struct btree_row *row)
+{
+	const struct btree_entry entry = { .key = row->key, .key_length = row->key_length };
+
+	if (sink->rows == CLEAR_MAX)
+		return 1;
+	sink->rows++;
+	return op_list_add(sink->arg, OP_DELETE, sink->scan->tree, &entry);
+}
+
+int exdb_tree_clear(struct exdb_worker *w, uint32_t tree)
+{
+	struct commit_result result;
+	bool done = false;
+	int ret = 0;
+
+	while (!ret && !done) {
+		struct exdb_scan scan = { .tree = tree };
+		struct op_list ops = { 0 };
+		struct sink sink = { .take = take_delete, .scan = &scan, .arg = &ops };
+
+		ret = scan_tree(w, &scan, &sink);
+		done = !ops.size;
+		if (!ret && !done)
+			ret = commit(w, &ops, NULL, &result);
+		op_list_free(&ops);
+	}
+	return ret;
+}
