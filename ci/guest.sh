@@ -31,6 +31,11 @@ if [ -n "$EXMAP_CACHED" ]; then
 	done
 fi
 
+if [ -n "$EXMAP_INSPECT" ]; then
+	# the kernel's notes for who reads its memory, and word of a panic
+	modprobe -a qemu_fw_cfg pvpanic_pci 2>"$OUT/modprobe" || verdict setup "$(cat "$OUT/modprobe")"
+fi
+
 if [ -n "$EXMAP_KO" ]; then
 	insmod "$EXMAP_KO" 2>"$OUT/insmod" || verdict setup "insmod failed: $(cat "$OUT/insmod")"
 	# a guest has no udev rules of ours

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import kernels
 import logscan
 import processes
+import qmp
 
 __all__ = ["Guest", "GuestError", "GuestSetupFailed", "LostGuest", "Result", "kvm_works", "main", "run"]
 
@@ -37,6 +38,7 @@ EXIT_BAD_LOG = 123
 EXIT_SETUP = 124
 EXIT_LOST = 125
 PROBE_SECONDS = 40.0
+MAX_DUMP = 1 << 30
 BAD_READ, BAD_WRITE = 8 << 20, 12 << 20
 
 
@@ -60,6 +62,8 @@ class Guest:
     of a size that ends in ":bad" cannot read its block of 4 KiB at BAD_READ, nor write
     the one at BAD_WRITE.
     timeout is in seconds and covers boot and command.
+    dump is a file that gets the memory of a guest that panics or runs out of time.
+    monitor is a socket at which `exmapctl inspect --qmp` can look at the running guest.
     """
 
     kernel: str = "6.12"
@@ -72,7 +76,14 @@ class Guest:
     kmemleak: bool = False
     append: tuple[str, ...] = ()
     timeout: float = 900.0
+    dump: Path | None = None
+    monitor: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> bool:
+        """Tell whether somebody wants to look at its memory."""
+        return bool(self.dump or self.monitor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +165,19 @@ def _cached_directories() -> list[str]:
     return [str(path) for path in directories]
 
 
+def _memory_options(guest: Guest, out: Path) -> list[str]:
+    """Return the options with which others can look at the guest's memory."""
+    if not guest.visible:
+        return []
+    sockets = [out / "qmp", *([guest.monitor.absolute()] if guest.monitor else [])]
+    options = [f"-qmp unix:{path},server=on,wait=off" for path in sockets]
+    # the first brings the kernel's notes to whoever reads its memory, the other stops it when it panics
+    return [*options, "-device vmcoreinfo", "-device pvpanic-pci -action panic=pause"]
+
+
 def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -> list[str]:
     """Return the command line that boots a guest whose results go to out."""
-    qemu = [*_CACHED_SHARE, *_disk_options(guest, out)]
+    qemu = [*_CACHED_SHARE, *_disk_options(guest, out), *_memory_options(guest, out)]
     append = [*kernel.append, *guest.append]
     smp = guest.smp
     if guest.iommu:
@@ -200,6 +221,8 @@ def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]
         values["EXMAP_ICOUNT"] = "1"
     if guest.kmemleak:
         values["EXMAP_KMEMLEAK"] = "1"
+    if guest.visible:
+        values["EXMAP_INSPECT"] = "1"
     return values | guest.environment
 
 
@@ -246,16 +269,39 @@ class _Tail:
             self._stream.flush()
 
 
-def _wait(process: Process, out: Path, limit: float, tails: Sequence[_Tail]) -> None:
+def _wait(
+    process: Process, out: Path, limit: float, tails: Sequence[_Tail], monitor: qmp.Monitor | None
+) -> None:
     """Pass output on until there is a verdict or the guest is gone."""
     while time.monotonic() < limit:
         for tail in tails:
             tail.copy()
         if process.poll() is not None or (out / "verdict").exists():
             break
+        if monitor and monitor.panicked():
+            break
         time.sleep(0.1)
     for tail in tails:
         tail.copy()
+
+
+@contextlib.contextmanager
+def _monitored(guest: Guest, out: Path) -> Iterator[qmp.Monitor | None]:
+    """Yield a monitor; if there is no verdict afterwards, what is in the guest's memory goes to a file."""
+    if not guest.visible:
+        yield None
+        return
+    monitor = qmp.Monitor(out / "qmp")
+    try:
+        yield monitor
+        if guest.dump and not (out / "verdict").exists():
+            guest.dump.unlink(missing_ok=True)
+            monitor.dump(guest.dump.absolute())
+            print(f"ci/vm: the guest's memory is in {guest.dump}", file=sys.stderr)
+    except qmp.MonitorError as error:
+        print(f"ci/vm: no dump: {error}", file=sys.stderr)
+    finally:
+        monitor.close()
 
 
 def read_verdict(out: Path) -> int:
@@ -305,8 +351,8 @@ def run(
     tails = [_Tail(out / "stdout", sys.stdout.buffer), _Tail(out / "stderr", sys.stderr.buffer)]
     with _only_guest(lock), (out / "console").open("wb") as console:
         argv = vng_command(guest, kernel, out, kvm=not guest.icount and kvm_works(kernel.image))
-        with _process(argv, console) as process:
-            _wait(process, out, time.monotonic() + guest.timeout, tails)
+        with _process(argv, console) as process, _monitored(guest, out) as monitor:
+            _wait(process, out, time.monotonic() + guest.timeout, tails, monitor)
             if (out / "verdict").exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(10)
@@ -320,6 +366,13 @@ def run(
             line for leak in logscan.leaks((out / "kmemleak").read_text()) for line in leak.splitlines()
         ]
     return Result(returncode, found, out)
+
+
+def memory_bytes(size: str) -> int:
+    """Return the bytes of a size as QEMU takes it: "512M", or MiB without a unit."""
+    units = {"K": 10, "M": 20, "G": 30}
+    unit = size[-1:].upper()
+    return int(size[:-1]) << units[unit] if unit in units else int(size) << 20
 
 
 @contextlib.contextmanager
@@ -346,6 +399,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--kmemleak", action="store_true", help="look for leaks (debug kernels)")
     verb.add_argument("--append", action="append", default=[], metavar="OPTION", help="of the kernel")
     verb.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS")
+    verb.add_argument(
+        "--dump", type=Path, metavar="FILE", help="where memory goes if it panics or hangs (at most 1G)"
+    )
+    verb.add_argument("--monitor", type=Path, metavar="SOCKET", help="for exmapctl inspect --qmp")
     verb.add_argument("--log", type=Path, help="kernel log (default build/vm-KERNEL.log)")
     verb.add_argument("--no-lock", action="store_true", help="do not wait for other guests")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -370,7 +427,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kmemleak=args.kmemleak,
         append=tuple(args.append),
         timeout=args.timeout,
+        dump=args.dump,
+        monitor=args.monitor,
     )
+    if args.dump and memory_bytes(args.memory) > MAX_DUMP:
+        parser.error("--dump wants a guest with --memory 1G or less")
     processes.exit_on_signals()
     log = args.log or kernels.ROOT / "build" / f"vm-{args.kernel}.log"
     try:

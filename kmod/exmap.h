@@ -42,6 +42,7 @@
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/rwsem.h>
+#include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -302,6 +303,7 @@ struct exmap_interface {
  * @snapshots: oldest first; RCU
  * @snapshots_lock: see the lock order
  * @pid: of the process that opened it
+ * @comm: its name then, for who reads a dump
  * @device_uid: of the device's inode, through which it was opened
  * @device_gid: the same
  * @device_mode: the same
@@ -340,6 +342,7 @@ struct exmap_region {
 	struct list_head snapshots;
 	struct rw_semaphore snapshots_lock;	/* see above */
 	pid_t pid;
+	char comm[TASK_COMM_LEN];
 	kuid_t device_uid;
 	kgid_t device_gid;
 	umode_t device_mode;

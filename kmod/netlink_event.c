@@ -7,6 +7,33 @@
 /* an event is not worth much */
 #define EVENT_GFP	(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN)
 
+#define LOG_EVENTS 256
+
+/**
+ * struct exmap_event - an event that was told, or would have been had anyone listened
+ * @number: counts them; 0: none yet, or one that is being written
+ * @time: nanoseconds since boot
+ * @pid: of the owner of the region
+ * @region: its id
+ * @snapshot: its id, or 0
+ * @cmd: EXMAP_GENL_CMD_*
+ */
+struct exmap_event {
+	u64 number;
+	u64 time;
+	pid_t pid;
+	u32 region;
+	u32 snapshot;
+	enum exmap_genl_cmd cmd;
+};
+
+/*
+ * The last events, for who reads a dump; event n is at n % LOG_EVENTS.  Nothing else
+ * reads them, which the compiler must not take for a reason not to write them.
+ */
+static struct exmap_event exmap_events[LOG_EVENTS] __used;
+static atomic64_t exmap_events_seq;
+
 unsigned int exmap_netlink_event_interval = EXMAP_GENL_EVENT_INTERVAL;
 
 const struct genl_multicast_group exmap_netlink_groups[] = {
@@ -14,6 +41,21 @@ const struct genl_multicast_group exmap_netlink_groups[] = {
 		.name = EXMAP_GENL_GROUP_EVENTS, .flags = GENL_MCAST_CAP_SYS_ADMIN,
 	},
 };
+
+static void log_event(u8 cmd, const struct exmap_region *region, u32 snapshot)
+{
+	u64 number = atomic64_inc_return(&exmap_events_seq);
+	struct exmap_event *event = &exmap_events[number % LOG_EVENTS];
+
+	WRITE_ONCE(event->number, 0);
+	event->time = ktime_get_ns();
+	event->pid = region->pid;
+	event->region = region->id;
+	event->snapshot = snapshot;
+	event->cmd = cmd;
+	/* so that a reader can tell an entry that is whole */
+	smp_store_release(&event->number, number);
+}
 
 /* An event, or NULL if nobody waits for one, or there is no memory for it. */
 static struct sk_buff *begin_event(u8 cmd, const struct exmap_region *region, void **head)
@@ -43,6 +85,7 @@ void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd)
 	void *head;
 	struct sk_buff *skb = begin_event(cmd, region, &head);
 
+	log_event(cmd, region, 0);
 	if (!skb)
 		return;
 	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
@@ -59,6 +102,7 @@ void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd)
 	void *head;
 	struct sk_buff *skb = begin_event(cmd, snap->region, &head);
 
+	log_event(cmd, snap->region, snap->id);
 	if (!skb)
 		return;
 	if (exmap_netlink_put_range(skb, snap))
@@ -72,6 +116,7 @@ static void pool_event(const struct exmap_region *region, u8 cmd, u64 available)
 	void *head;
 	struct sk_buff *skb = begin_event(cmd, region, &head);
 
+	log_event(cmd, region, 0);
 	if (!skb)
 		return;
 	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||

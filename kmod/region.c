@@ -296,6 +296,7 @@ struct exmap_region *exmap_region_create(const struct inode *device)
 	exmap_tlb_init(&region->tlb);
 	region->flush_threshold = exmap_default_threshold;
 	region->pid = task_tgid_nr(current);
+	get_task_comm(region->comm, current->group_leader);
 	region->device_uid = device->i_uid;
 	region->device_gid = device->i_gid;
 	region->device_mode = device->i_mode;

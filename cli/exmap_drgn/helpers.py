@@ -11,23 +11,49 @@ from drgn.helpers.linux.list import list_for_each_entry
 
 __all__ = [
     "CHUNK_PAGES",
+    "LONG",
+    "NO_PAGE",
+    "PTE_FRAME_MASK",
+    "RES_BUSY",
+    "RES_FRAME_MASK",
+    "RES_LAZY",
+    "RES_SNAPSHOT",
+    "RES_STATE_MASK",
+    "WORD",
     "ChunkState",
     "Conservation",
+    "Words",
+    "describe_residency",
     "exmap_chunk_state",
+    "exmap_frame_pages",
     "exmap_interfaces",
     "exmap_pool_conservation",
     "exmap_pte_of",
+    "exmap_record_frames",
     "exmap_region_frames",
+    "exmap_snapshot_frames",
     "for_each_exmap_chunk",
+    "for_each_exmap_record",
     "for_each_exmap_region",
     "for_each_exmap_snapshot",
     "read_array",
 ]
 
 CHUNK_PAGES = 512
+# kmod/uapi/exmap.h; a test compares them
+RES_FRAME_MASK = 0x1FFFFFFF
+RES_BUSY = 0x20000000
+RES_LAZY = 0x40000000
+RES_SNAPSHOT = 0x80000000
+RES_STATE_MASK = 0x7FFFFFFF
+# Intel SDM volume 3, 4.5: the frame's number in an entry
+PTE_FRAME_MASK = 0x000FFFFFFFFFF000
+NO_PAGE = np.uint64(0xFFFFFFFFFFFFFFFF)
 
+WORD, LONG = np.uint32, np.uint64
 Number = TypeVar("Number", np.uint32, np.uint64)
 Longs = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.uint32]
 
 
 class ChunkState(Enum):
@@ -125,6 +151,73 @@ def exmap_region_frames(region: drgn.Object) -> Longs:
     size = np.uint64(drgn.sizeof(prog.type("struct page")))
     numbers: Longs = np.where(pages == 0, np.uint64(0), (pages - np.uint64(base)) // size)
     return numbers
+
+
+def describe_residency(word: int) -> str:
+    """Say in words what a residency word says."""
+    state = word & RES_STATE_MASK
+    if not state:
+        return "absent"
+    kind = "mapped" if state <= RES_FRAME_MASK else "busy" if word & RES_BUSY else "freed lazily"
+    return f"{kind}, shared" if word & RES_SNAPSHOT else kind
+
+
+def exmap_frame_pages(region: drgn.Object) -> Longs:
+    """Return the page of the region that has each frame of the pool, or NO_PAGE.
+
+    >>> exmap_frame_pages(region)[:2]
+    array([600, 18446744073709551615], dtype=uint64)
+    """
+    pages = np.full(int(region.pool.capacity), NO_PAGE, np.uint64)
+    for nr, chunk in for_each_exmap_chunk(region):
+        words = read_array(region.prog_, chunk.words.value_(), CHUNK_PAGES, np.uint32)
+        state = words & np.uint32(RES_STATE_MASK)
+        has_frame = (state > 0) & (state & np.uint32(RES_LAZY) == 0)
+        frames = (words & np.uint32(RES_FRAME_MASK)) - np.uint32(1)
+        has_frame &= frames < len(pages)
+        pages[frames[has_frame]] = np.flatnonzero(has_frame).astype(np.uint64) + np.uint64(nr * CHUNK_PAGES)
+    return pages
+
+
+def for_each_exmap_record(snapshot: drgn.Object) -> Iterator[tuple[int, drgn.Object]]:
+    """Yield each `struct exmap_record *` that is a snapshot's own, with the number of its chunk.
+
+    >>> [(nr, int(record.nr_frames)) for nr, record in for_each_exmap_record(snap)]
+    [(0, 8)]
+    """
+    prog = snapshot.prog_
+    shared = {prog["all_absent"].address_, prog["all_same"].address_, 0}
+    pointers = read_array(prog, snapshot.records.value_(), int(snapshot.nr_chunks), np.uint64)
+    for i, address in enumerate(pointers.tolist()):
+        if address not in shared:
+            yield int(snapshot.first) + i, drgn.Object(prog, "struct exmap_record *", address)
+
+
+def exmap_record_frames(record: drgn.Object) -> Words:
+    """Return the frames that a `struct exmap_record *` holds for its snapshot alone.
+
+    >>> exmap_record_frames(record)
+    array([2999, 2998], dtype=uint32)
+    """
+    words = read_array(record.prog_, record.words.address_, CHUNK_PAGES, np.uint32)
+    own: Words = words[(words != 0) & (words != RES_SNAPSHOT)] - np.uint32(1)
+    return own
+
+
+def exmap_snapshot_frames(snapshot: drgn.Object) -> dict[int, int]:
+    """Return the frame of each page that a `struct exmap_snapshot *` holds for itself, by page.
+
+    What it shares with a newer snapshot or with the live region is not among them.
+
+    >>> exmap_snapshot_frames(snap)
+    {3: 2399, 10: 2389}
+    """
+    found = {}
+    for nr, record in for_each_exmap_record(snapshot):
+        words = read_array(snapshot.prog_, record.words.address_, CHUNK_PAGES, np.uint32)
+        for i in np.flatnonzero((words != 0) & (words != RES_SNAPSHOT)).tolist():
+            found[nr * CHUNK_PAGES + i] = int(words[i]) - 1
+    return found
 
 
 def exmap_interfaces(region: drgn.Object) -> list[drgn.Object]:

@@ -42,6 +42,13 @@ extern "C" {
 #define EXMAP_NVME_WRITE_ZEROES	0x08
 #define EXMAP_NVME_DEALLOCATE	0x09
 
+/*
+ * What the last list, which no command has, is for: its first word is this and, in the
+ * lower half, the tail that the controller was told.  Who reads a core dump learns from
+ * it which entries of the submission queue count.
+ */
+#define EXMAP_NVME_TAIL_MARK	(UINT64_C(0x65786d71) << 32)
+
 /* PRP entries that each command has room for, besides the first page's */
 #define EXMAP_NVME_LIST_ENTRIES	128
 
@@ -127,7 +134,7 @@ struct exmap;
  * @cq: completion queue
  * @sq_doorbell: where the tail is told
  * @cq_doorbell: where the head is told
- * @lists: EXMAP_NVME_LIST_ENTRIES PRP entries for each identifier
+ * @lists: EXMAP_NVME_LIST_ENTRIES PRP entries for each identifier, and once more
  * @tags: of commands in flight, by identifier
  * @ids: stack of free identifiers
  * @iova_base: where the controller sees frame 0
@@ -381,6 +388,8 @@ static inline void exmap_nvme_ring(struct exmap_nvme_queue *queue)
 	/* pairs with the controller's reading of the doorbell, then of the commands */
 	exmap_dma_wmb();
 	queue->rung = queue->tail;
+	exmap_write_once(&queue->lists[(queue->depth - 1) * EXMAP_NVME_LIST_ENTRIES],
+			 EXMAP_NVME_TAIL_MARK | queue->tail);
 	if (__builtin_expect(queue->slow, 0))
 		exmap_nvme_slow_ring(queue);
 	else

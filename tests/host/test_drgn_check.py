@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exmap_drgn import check
+from exmap_drgn import check, helpers
 
 HEADER = (Path(__file__).resolve().parents[2] / "kmod/uapi/exmap.h").read_text()
 PFNS = np.array([100, 101, 0, 103], np.uint64)
@@ -15,19 +15,19 @@ PFNS = np.array([100, 101, 0, 103], np.uint64)
 def test_residency_words_are_those_of_the_header(name: str) -> None:
     found = re.search(rf"^#define EXMAP_RES_{name}\s+(0x[0-9a-f]+)u", HEADER, re.MULTILINE)
     assert found is not None
-    assert getattr(check, f"RES_{name}") == int(found[1], 16)
+    assert getattr(helpers, f"RES_{name}") == int(found[1], 16)
 
 
 def entries_wrong(word: int, entry: int) -> list[str]:
     """Check chunk 2, of which page 3 has this word and this entry; all else is absent."""
-    words = np.zeros(check.CHUNK_PAGES, np.uint32)
-    entries = np.zeros(check.CHUNK_PAGES, np.uint64)
+    words = np.zeros(helpers.CHUNK_PAGES, np.uint32)
+    entries = np.zeros(helpers.CHUNK_PAGES, np.uint64)
     words[3], entries[3] = word, entry
-    frames = (words & np.uint32(check.RES_FRAME_MASK)) - np.uint32(1)
-    mapped = np.zeros(check.CHUNK_PAGES, bool)
-    mapped[3] = 0 < word & check.RES_STATE_MASK <= check.RES_FRAME_MASK
+    frames = (words & np.uint32(helpers.RES_FRAME_MASK)) - np.uint32(1)
+    mapped = np.zeros(helpers.CHUNK_PAGES, bool)
+    mapped[3] = 0 < word & helpers.RES_STATE_MASK <= helpers.RES_FRAME_MASK
     found = list(check._check_entries(2, words, mapped, frames, entries, PFNS))
-    assert all(where == f"page {2 * check.CHUNK_PAGES + 3}" for _, where in found)
+    assert all(where == f"page {2 * helpers.CHUNK_PAGES + 3}" for _, where in found)
     return [what for what, _ in found]
 
 
@@ -36,8 +36,8 @@ def entries_wrong(word: int, entry: int) -> list[str]:
     [
         (0, 0),
         (2, 101 << 12 | 0x8000000000000067),
-        (2 | check.RES_SNAPSHOT, 101 << 12 | 0x65),
-        (2 | check.RES_LAZY, 0),
+        (2 | helpers.RES_SNAPSHOT, 101 << 12 | 0x65),
+        (2 | helpers.RES_LAZY, 0),
         # the zero page of a region with FAULT_ZERO
         (0, 7 << 12 | check.PTE_SPECIAL | 0x65),
     ],
@@ -51,9 +51,9 @@ def test_entries_that_say_what_residency_says_are_well(word: int, entry: int) ->
     [
         (2, 0, "residency says mapped, the entry does not"),
         (0, 101 << 12 | 0x67, "the entry maps what residency denies"),
-        (2 | check.RES_LAZY, 101 << 12 | 0x67, "the entry maps what residency denies"),
+        (2 | helpers.RES_LAZY, 101 << 12 | 0x67, "the entry maps what residency denies"),
         (2, 100 << 12 | 0x67, "the entry maps another frame than residency says"),
-        (2 | check.RES_SNAPSHOT, 101 << 12 | 0x67, "a page that a snapshot shares is writable"),
+        (2 | helpers.RES_SNAPSHOT, 101 << 12 | 0x67, "a page that a snapshot shares is writable"),
     ],
 )
 def test_entries_that_do_not_are_found(word: int, entry: int, what: str) -> None:
