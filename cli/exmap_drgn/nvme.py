@@ -1,8 +1,8 @@
-"""NVMe queues that user space drives: what stands in them, and what is in flight.
+"""NVMe queues, of user space and of the kernel: what stands in them, and what is in flight.
 
 Entries are decoded as the NVM Express Base Specification 2.0 (3.3.3.1, 3.3.3.2, 4.1.1) and the NVM Command
 Set Specification 1.0 (3) have them. Doorbells cannot be read back, so the tail of a submission queue is known
-only if its owner has left a note, as libexmap does (EXMAP_NVME_TAIL_MARK).
+only if its owner has left a note, as libexmap does (EXMAP_NVME_TAIL_MARK), or is the kernel.
 """
 
 import struct
@@ -22,9 +22,9 @@ __all__ = [
     "cq_entries",
     "exmap_inflight",
     "exmap_nvme_address",
+    "for_each_nvme_channel",
     "for_each_nvme_controller",
     "for_each_nvme_queue",
-    "queue_pair",
     "sq_entries",
     "sq_tail",
 ]
@@ -34,10 +34,10 @@ SQ_ENTRY = struct.Struct("<BBHI16xQQQI12x")
 CQ_ENTRY = struct.Struct("<IIHHHH")
 OPCODES = {0x00: "flush", 0x01: "write", 0x02: "read", 0x08: "write zeroes", 0x09: "deallocate"}
 TRANSFERS = ("write", "read")
-# kmod/nvme/nvme.h and libexmap/include/exmap_nvme.h; a test compares them
-POOL_ADDRESS = 0x400000000
+# libexmap/include/exmap_nvme.h; a test compares them
 TAIL_MARK = 0x65786D71
 LIST_ENTRIES = 128
+CHANNEL = "struct exmap_nvme_channel"
 
 
 class SqEntry(NamedTuple):
@@ -73,8 +73,8 @@ class CqEntry(NamedTuple):
 class Inflight(NamedTuple):
     """A command that the controller has not completed.
 
-    Frames and pages of the region are in the order of the transfer; a page is None if none has that frame
-    any more.
+    Frames, and the pages of the region that have them, are in the order of the transfer. None: memory that is
+    no frame, or a frame that no page has any more.
     """
 
     slot: int
@@ -82,7 +82,8 @@ class Inflight(NamedTuple):
     command: str
     lba: int
     blocks: int
-    frames: list[int]
+    region: int | None
+    frames: list[int | None]
     pages: list[int | None]
 
 
@@ -111,12 +112,15 @@ def for_each_nvme_queue(prog: drgn.Program) -> Iterator[drgn.Object]:
         yield from list_for_each_entry("struct exmap_nvme_queue", controller.queues.address_of_(), "node")
 
 
-def queue_pair(queue: drgn.Object) -> drgn.Object:
-    """Return what holds ctrl, qid, depth, sq, cq and prp of a `struct exmap_nvme_queue *`."""
-    try:
-        return queue.pair
-    except AttributeError:
-        return queue
+def for_each_nvme_channel(prog: drgn.Program) -> Iterator[drgn.Object]:
+    """Yield each `struct exmap_nvme_channel *`: the queues that the kernel drives, as a backing.
+
+    >>> [exmap_inflight(channel) for channel in for_each_nvme_channel(prog)]
+    [[], []]
+    """
+    for controller in for_each_nvme_controller(prog):
+        for i in range(int(controller.nr_channels)):
+            yield controller.channels[i]
 
 
 def _read_block(block: drgn.Object, offset: int, size: int) -> bytes:
@@ -138,7 +142,7 @@ def sq_entries(queue: drgn.Object) -> list[SqEntry]:
     >>> sq_entries(queue)[0].name
     'read'
     """
-    pair = queue_pair(queue)
+    pair = queue.pair
     data = _read_block(pair.sq, 0, int(pair.depth) * SQ_ENTRY.size)
     return [
         SqEntry(slot, opcode, cid, nsid, prp1, prp2, lba, (length & 0xFFFF) + 1)
@@ -152,7 +156,7 @@ def cq_entries(queue: drgn.Object) -> list[CqEntry]:
     >>> cq_entries(queue)[0].status
     0
     """
-    pair = queue_pair(queue)
+    pair = queue.pair
     data = _read_block(pair.cq, 0, int(pair.depth) * CQ_ENTRY.size)
     return [
         CqEntry(slot, cid, sq_head, sq_id, status & 1, status >> 1 & 0x7FF, result)
@@ -161,8 +165,10 @@ def cq_entries(queue: drgn.Object) -> list[CqEntry]:
 
 
 def sq_tail(queue: drgn.Object) -> int | None:
-    """Return the tail that the controller was told last, if the owner has left a note of it."""
-    pair = queue_pair(queue)
+    """Return the tail that the controller was told last; None if the owner has left no note of it."""
+    if queue.type_.type.type_name() == CHANNEL:
+        return int(queue.rung)
+    pair = queue.pair
     offset = (int(pair.depth) - 1) * LIST_ENTRIES * 8
     if int(pair.prp.nr) * PAGE < offset + 8:
         return None
@@ -213,40 +219,58 @@ def unfinished(submitted: list[SqEntry], completed: list[CqEntry], tail: int | N
 
 
 def exmap_inflight(queue: drgn.Object) -> list[Inflight]:
-    """List the commands of a `struct exmap_nvme_queue *` that the controller has not completed.
+    """List the commands that the controller has not completed.
 
     >>> [(command.command, command.lba, command.pages) for command in exmap_inflight(queue)]
     [('read', 248, [31]), ('read', 256, [32])]
 
     What the owner has not reaped is not among them. A command that stayed in flight while its entry was
     used again cannot be seen.
+
+    :param queue: ``struct exmap_nvme_queue *`` or ``struct exmap_nvme_channel *``
     """
     entries = unfinished(sq_entries(queue), order_completions(cq_entries(queue)), sq_tail(queue))
-    if not entries:
-        return []
-    numbers = exmap_region_frames(queue.region)
-    pages = exmap_frame_pages(queue.region)
-    found = []
-    for entry in entries:
-        addresses = _addresses(queue, entry) if entry.name in TRANSFERS else []
-        frames = [_frame_at(queue, numbers, address) for address in addresses]
-        found.append(
-            Inflight(
-                entry.slot,
-                entry.cid,
-                entry.name,
-                entry.lba,
-                entry.blocks,
-                frames,
-                [None if pages[frame] == NO_PAGE else int(pages[frame]) for frame in frames],
-            )
-        )
-    return found
+    pools = [_Pool(queue.pair.ctrl, pool) for pool in queue.pair.ctrl.pools if pool.region] if entries else []
+    return [_describe(queue, entry, pools) for entry in entries]
 
 
-def _addresses(queue: drgn.Object, entry: SqEntry) -> list[int]:
+class _Pool:
+    """The frames of a region as a controller sees them."""
+
+    def __init__(self, controller: drgn.Object, pool: drgn.Object) -> None:
+        self.region = int(pool.region.id)
+        self._base = int(pool.base) if controller.domain else None
+        self._numbers = exmap_region_frames(pool.region)
+        self._pages = exmap_frame_pages(pool.region)
+
+    def frame(self, address: int) -> int | None:
+        """Tell which frame is at an address of the controller's, if any."""
+        if self._base is not None:
+            number = (address - self._base) // PAGE
+            return number if 0 <= number < len(self._numbers) else None
+        found = np.flatnonzero(self._numbers == np.uint64(address // PAGE))
+        return int(found[0]) if len(found) else None
+
+    def page(self, frame: int | None) -> int | None:
+        """Tell which page has a frame."""
+        return None if frame is None or self._pages[frame] == NO_PAGE else int(self._pages[frame])
+
+
+def _describe(queue: drgn.Object, entry: SqEntry, pools: list[_Pool]) -> Inflight:
+    addresses = _addresses(queue.pair, entry) if entry.name in TRANSFERS else []
+    frames: list[int | None] = [None] * len(addresses)
+    pages: list[int | None] = [None] * len(addresses)
+    region = None
+    for pool in pools:
+        there = [pool.frame(address) for address in addresses]
+        if any(frame is not None for frame in there):
+            region, frames, pages = pool.region, there, [pool.page(frame) for frame in there]
+            break
+    return Inflight(entry.slot, entry.cid, entry.name, entry.lba, entry.blocks, region, frames, pages)
+
+
+def _addresses(pair: drgn.Object, entry: SqEntry) -> list[int]:
     """Return where the controller sees the pages of a transfer: Base 2.0, 4.1.1."""
-    pair = queue_pair(queue)
     count = -(-(entry.blocks << int(pair.ctrl.lba_shift)) // PAGE)
     if count == 1:
         return [entry.prp1]
@@ -257,19 +281,3 @@ def _addresses(queue: drgn.Object, entry: SqEntry) -> list[int]:
         return [entry.prp1]
     listed = np.frombuffer(_read_block(pair.prp, offset, 8 * (count - 1)), np.uint64)
     return [entry.prp1, *listed.tolist()]
-
-
-def _frame_at(queue: drgn.Object, numbers: np.ndarray[tuple[int], np.dtype[np.uint64]], address: int) -> int:
-    """Tell which frame of the pool the controller sees at an address; -1 if none."""
-    controller = queue_pair(queue).ctrl
-    if controller.domain:
-        try:
-            base = int(controller.owner.base)
-        except AttributeError:
-            base = POOL_ADDRESS
-        frame = (address - base) // PAGE
-    else:
-        frame = int(np.argmax(numbers == np.uint64(address // PAGE)))
-        if numbers[frame] != address // PAGE:
-            return -1
-    return frame if 0 <= frame < len(numbers) else -1

@@ -197,13 +197,12 @@ def inspect_nvme(
     With the blocks that each command transfers, and the frames and pages that it does that to.
     """
     prog = inspection.open_kernel(inspection.Target(module, core, qmp))
-    import exmap_drgn
-
-    queues = [inspection.describe_queue(queue) for queue in exmap_drgn.for_each_nvme_queue(prog)]
+    queues = inspection.describe_queues(prog)
     columns = ("queue", "owner", "command", "id", "block", "blocks", "frames", "pages")
     rows: list[tuple[object, ...]] = []
     for found in queues:
-        head = f"{found['controller']} {found['queue']}", f"{found['command']}:{found['pid']}"
+        owner = f"{found['command']}:{found['pid']}" if found["pid"] else "kernel"
+        head = f"{found['controller']} {found['queue']}", owner
         rows += [
             (
                 *head,
@@ -211,7 +210,7 @@ def inspect_nvme(
                 one.cid,
                 one.lba,
                 one.blocks,
-                text_of(inspection.runs_of(one.frames)),
+                text_of(inspection.runs_of([frame for frame in one.frames if frame is not None])),
                 text_of(inspection.runs_of([page for page in one.pages if page is not None])),
             )
             for one in found["in_flight"]

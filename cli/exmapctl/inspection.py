@@ -17,7 +17,7 @@ __all__ = [
     "PlaceFrames",
     "Target",
     "describe_chunk",
-    "describe_queue",
+    "describe_queues",
     "describe_region",
     "describe_snapshot",
     "list_frames",
@@ -212,18 +212,31 @@ def describe_snapshot(snapshot: "drgn.Object") -> dict[str, Any]:
     }
 
 
-def describe_queue(queue: "drgn.Object") -> dict[str, Any]:
-    """Say what a queue is, whose, and which commands are in flight."""
+def describe_queues(prog: "drgn.Program") -> list[dict[str, Any]]:
+    """Say which queues there are, whose, and which commands are in flight; the kernel's own have no owner."""
     import exmap_drgn
 
-    pair = exmap_drgn.queue_pair(queue)
+    found = []
+    for queue in exmap_drgn.for_each_nvme_queue(prog):
+        owner = queue.region
+        name = owner.comm.string_().decode(errors="replace")
+        found.append(
+            describe_queue(queue) | {"region": int(owner.id), "pid": int(owner.pid), "command": name}
+        )
+    for channel in exmap_drgn.for_each_nvme_channel(prog):
+        found.append(describe_queue(channel) | {"region": None, "pid": None, "command": None})
+    return found
+
+
+def describe_queue(queue: "drgn.Object") -> dict[str, Any]:
+    """Say what a queue, or a channel, is, and which commands are in flight."""
+    import exmap_drgn
+
+    pair = queue.pair
     return {
         "controller": exmap_drgn.exmap_nvme_address(pair.ctrl),
         "queue": int(pair.qid),
         "depth": int(pair.depth),
-        "region": int(queue.region.id),
-        "pid": int(queue.region.pid),
-        "command": queue.region.comm.string_().decode(errors="replace"),
         "tail": exmap_drgn.sq_tail(queue),
         "in_flight": exmap_drgn.exmap_inflight(queue),
     }

@@ -1,7 +1,6 @@
 """Which commands of a queue are in flight, on queues whose whole story is known."""
 
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -81,11 +80,7 @@ def test_without_a_note_of_the_tail_what_was_not_fetched_may_be_missed() -> None
     assert queue.unfinished(1) == queue.running
 
 
-def test_numbers_are_those_of_the_headers() -> None:
-    kernel = (ROOT / "kmod/nvme/nvme.h").read_text()
-    found = re.search(r"#define EXMAP_NVME_POOL\s+(0x[0-9a-f]+)", kernel)
-    assert found is not None
-    assert int(found[1], 16) == nvme.POOL_ADDRESS
+def test_numbers_are_those_of_the_header() -> None:
     library = (ROOT / "libexmap/include/exmap_nvme.h").read_text()
     assert f"UINT64_C({nvme.TAIL_MARK:#x}) << 32" in library
     assert f"EXMAP_NVME_LIST_ENTRIES\t{nvme.LIST_ENTRIES}\n" in library
