@@ -370,15 +370,19 @@ int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u
 {
 	struct exmap_chunk *chunk = op->walk.chunk;
 	unsigned int i = page % EXMAP_CHUNK_PAGES;
+	struct exmap_snapshot *holder;
 	int ret = 0;
 	u32 word;
 
 	rcu_read_lock();
 	spin_lock(&chunk->lock);
 	word = READ_ONCE(*exmap_walk_word(&op->walk, page));
+	/* NULL if all that shared it are broken; the word says so at the next write only */
+	holder = newest(op->region, op->walk.nr);
 	if (EXMAP_RES_MAPPED(word) && (word & EXMAP_RES_SNAPSHOT) &&
+	    is_shared(holder, op->walk.nr, i) &&
 	    (exmap_snapshot_resolve(snap, op->walk.nr, i) & SAME))
-		ret = copy_read(op, newest(op->region, op->walk.nr), page, word);
+		ret = copy_read(op, holder, page, word);
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
 	return ret;

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "snapshot.h"
 
+#include <signal.h>
 #include <sys/resource.h>
 
 static int snapshot_readers_copy(struct region *r, __u64 start, __u64 count)
@@ -149,5 +150,29 @@ CASE(snapshot_copied_by_readers_takes_the_neighbours_of_a_write)
 	CHECK(faults() == before);
 	check_shows(snap, 0, CHUNK, 7);
 	CHECK(!close(snap));
+	check_conserved(r.fd);
+}
+
+/* 188 frames for the copies of 1,024 pages; when the snapshot breaks they are free again. */
+CASE(snapshot_copied_by_readers_may_break_before_they_come)
+{
+	struct region r = open_region(2 * CHUNK, 2 * CHUNK + 188, 1, EXMAP_SNAPSHOTS, -1);
+	const __u64 last = 2 * CHUNK - 1;
+	char *view;
+	__u64 page;
+	int snap;
+
+	fill(&r, 0, 2 * CHUNK, 7);
+	snap = snapshot_readers_copy(&r, 0, 2 * CHUNK);
+	view = mmap(NULL, 2 * CHUNK * PAGE, PROT_READ, MAP_SHARED, snap, 0);
+	CHECK(snap >= 0 && view != MAP_FAILED && *word_of(r.mem, last) == 7 + last);
+	for (page = 0; page < CHUNK && !info(snap).broken; page++)
+		*word_of(r.mem, page) = 1;
+	CHECK(info(snap).broken && !counters(&r).snapshot && counters(&r).free >= 180);
+	/* the second chunk's pages are still protected */
+	CHECK(r.words[last] & EXMAP_RES_SNAPSHOT);
+	CHECK(touch_signal(view + last * PAGE, false) == SIGBUS);
+	*word_of(r.mem, last) = 1;
+	CHECK(!munmap(view, 2 * CHUNK * PAGE) && !close(snap));
 	check_conserved(r.fd);
 }
