@@ -9,11 +9,13 @@
 {'id': 1, 'name': 'Sirius'}
 """
 
+from exmapdb.backup import BackupResult, restore
 from exmapdb.column import Batch, Column
 from exmapdb.database import Backend, CheckResult, Database, Durability, Stats
 from exmapdb.database import open_database as open
 from exmapdb.errors import (
     BackendUnavailableError,
+    BackupError,
     CommitUnknownError,
     ConflictError,
     CorruptLogError,
@@ -54,6 +56,8 @@ from exmapdb.transaction import Transaction
 __all__ = [
     "Backend",
     "BackendUnavailableError",
+    "BackupError",
+    "BackupResult",
     "Batch",
     "CheckResult",
     "Column",
@@ -99,4 +103,5 @@ __all__ = [
     "TruncatedDatabaseError",
     "UniqueError",
     "open",
+    "restore",
 ]

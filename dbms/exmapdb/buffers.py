@@ -52,9 +52,14 @@ class RowBuffer:
 
 
 class ScanBuffer:
-    """The memory that a scan's next batch is decoded into; each batch gets a new one."""
+    """The memory that a scan's next batch is decoded into; each batch gets a new one.
 
-    def __init__(self, fields: Sequence[Field], wanted: frozenset[str], rows: int) -> None:
+    text: bytes that each text is expected to have.
+    """
+
+    def __init__(
+        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, text: int = TEXT_BYTES
+    ) -> None:
         self.vectors = ffi.new("struct exdb_vector[]", len(fields))
         self._columns: list[tuple[Field, Any, Any, Any]] = []
         self._keep: list[Any] = []
@@ -64,7 +69,7 @@ class ScanBuffer:
             valid = np.empty(rows, np.bool_) if field.nullable else None
             offsets = None
             if field.type.has_offsets:
-                values = np.empty(max(rows * TEXT_BYTES, lib.EXDB_ROW_MAX), np.uint8)
+                values = np.empty(max(rows * text, lib.EXDB_ROW_MAX), np.uint8)
                 offsets = np.zeros(rows + 1, np.int32)
                 vector.capacity = len(values)
                 vector.offsets = self._pin("int32_t[]", offsets)

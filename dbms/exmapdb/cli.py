@@ -1,5 +1,6 @@
-"""The command line: exmapdb demo, stat, check, import, export."""
+"""The command line: exmapdb demo, stat, check, import, export, backup, restore, shell."""
 
+import code
 import dataclasses
 import enum
 import json
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
+from exmapdb.backup import BackupResult, restore
 from exmapdb.database import Backend, Database, open_database
 from exmapdb.demo import Demo, DemoConfig, DemoResult
 from exmapdb.errors import ExmapdbError
@@ -263,6 +265,71 @@ def export_file(
     except (ExmapdbError, OSError, ValueError, ImportError) as error:
         raise fail(error) from error
     report_rows(as_json, table, target, moved)
+
+
+@app.command()
+def backup(
+    path: PathArgument,
+    target: Annotated[Path, typer.Argument(help="File to write.")],
+    base: Annotated[Path | None, typer.Option(help="An earlier backup: store what differs.")] = None,
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "64MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Write all pages of a database to a file, or those that have changed since an earlier backup."""
+    try:
+        with open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w") as database:
+            done = database.backup(target, base)
+    except (ExmapdbError, OSError, ValueError) as error:
+        raise fail(error) from error
+    report_pages(as_json, done)
+
+
+@app.command("restore")
+def restore_database(
+    path: Annotated[Path, typer.Argument(help="File or block device for the database.")],
+    backups: Annotated[
+        list[Path], typer.Argument(help="A backup, and the ones based on it, in their order.")
+    ],
+    force: Annotated[bool, typer.Option(help="Overwrite what is there.")] = False,
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "64MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a database of backups, and check every page of it."""
+    try:
+        done = restore(path, backups, force=force, memory=memory, backend=cast(Backend, str(backend)))
+    except (ExmapdbError, OSError, ValueError) as error:
+        raise fail(error) from error
+    report_pages(as_json, done)
+
+
+@app.command()
+def shell(
+    path: Annotated[Path, typer.Argument(help="File or block device; a new file becomes a database.")],
+    command: Annotated[str | None, typer.Option("--command", "-c", help="Run this, and end.")] = None,
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "64MiB",
+) -> None:
+    """Run Python with the database open as `db`, and each table under its name."""
+    try:
+        with open_database(path, memory=memory, backend=cast(Backend, str(backend))) as database:
+            tables = {name: database.table(name) for name in database.tables() if name.isidentifier()}
+            names = {"exmapdb": sys.modules["exmapdb"], **tables, "db": database}
+            if command is None:
+                code.interact(f"db: {database.path}; tables: {', '.join(tables) or 'none'}", local=names)
+            else:
+                exec(compile(command, "<command>", "single"), names)
+    except (ExmapdbError, OSError, ValueError) as error:
+        raise fail(error) from error
+
+
+def report_pages(as_json: bool, done: BackupResult) -> None:
+    """Print what backup and restore have done."""
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
+    else:
+        typer.echo(f"{done.path}: {done.stored:,} of {done.pages:,} pages, {done.bytes:,} bytes")
 
 
 def move_bar(progress: Progress, task: TaskID, rows: int) -> None:

@@ -6,15 +6,16 @@ import contextlib
 import errno
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from exmapdb._core import ffi, lib
+from exmapdb.backup import BackupResult, write_backup
 from exmapdb.catalog import Catalog
 from exmapdb.errors import (
     NO_PAGE,
@@ -28,12 +29,12 @@ from exmapdb.frozen import Frozen
 from exmapdb.layout import Layout
 from exmapdb.schema import Field
 from exmapdb.snapshot import Snapshot
-from exmapdb.storage import NVME, PAGE_SIZE, Backing, Flag, Storage, open_backing
+from exmapdb.storage import NVME, PAGE_SIZE, Backing, Flag, Storage, open_backing, parse_size
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
 from exmapdb.workers import Worker, WorkerPool
 
-__all__ = ["Backend", "CheckResult", "Database", "Durability", "Stats", "open_database", "parse_size"]
+__all__ = ["Backend", "CheckResult", "Database", "Durability", "Stats", "open_database"]
 
 T = TypeVar("T")
 
@@ -47,7 +48,6 @@ Durability = Literal["sync", "group", "async"]
 LEVELS: dict[str, int] = {"sync": lib.EXDB_SYNC, "group": lib.EXDB_GROUP, "async": lib.EXDB_ASYNC}
 # seconds that a flush waits for company, or between flushes
 INTERVALS = {"sync": 0.0, "group": 0.0005, "async": 0.01}
-UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 DEFAULT_MEMORY = "64MiB"
 DEFAULT_CAPACITY = 1 << 30
 LOG_SHARE = 16  # of the capacity
@@ -104,16 +104,6 @@ class CheckResult:
     free_pages: int
     stored_pages: int
     rows: int
-
-
-def parse_size(size: int | str) -> int:
-    """Return the bytes of 4096, "4096", "64MiB" or "1 GiB". ValueError."""
-    if isinstance(size, int):
-        return size
-    match = re.fullmatch(r"\s*(\d+)\s*([KMGT]iB)?\s*", size, re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"{size!r} is no size: write it as 64MiB")
-    return int(match[1]) * UNITS[(match[2] or "").upper()]
 
 
 def open_database(
@@ -413,6 +403,17 @@ class Database:
         time, and no other freeze beside it. Raises what freeze raises.
         """
         return Snapshot(self, self.freeze())
+
+    def backup(
+        self, path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
+    ) -> BackupResult:
+        """Write what has been committed to a file, from a snapshot, while writers go on; see `restore`.
+
+        base: an earlier backup: pages that are as they were then are left out.  All are read, however.
+        Raises BackupError for a base that is none, and what snapshot raises.
+        """
+        with self.freeze() as frozen:
+            return write_backup(frozen, Path(path), None if base is None else Path(base))
 
     def close(self) -> None:
         """Checkpoint, wait for other threads' calls, and give everything back; again does nothing.

@@ -6,6 +6,7 @@ from typing import Final
 
 __all__ = [
     "BackendUnavailableError",
+    "BackupError",
     "CommitUnknownError",
     "ConflictError",
     "CorruptLogError",
@@ -51,6 +52,14 @@ class DatabaseClosedError(ExmapdbError):
 
     def __init__(self) -> None:
         super().__init__("the database is closed: open it again")
+
+
+class BackupError(ExmapdbError):
+    """A backup cannot be used: it is damaged, or does not follow the ones before it."""
+
+    def __init__(self, path: os.PathLike[str], message: str) -> None:
+        self.path = os.fspath(path)
+        super().__init__(f"{self.path}: {message}")
 
 
 class ConflictError(ExmapdbError):

@@ -26,14 +26,18 @@ READER = -1  # no number of a worker that is lent
 class FreezeStats:
     """What a freeze has cost so far.
 
-    pages: resident at that moment.  copied: frames copied for it, those of the page map included; the posix
-    backend copies all at once, the kernel those that writers change.  microseconds: that taking the
-    snapshot took.
+    pages: resident at that moment, of `count` that there were, page 0 included.  copied: frames copied for
+    it, those of the page map included; the posix backend copies all at once, the kernel those that writers
+    change.  microseconds: that taking the snapshot took.  free_page, nr_free: the first page of the free
+    list, and how many it has.
     """
 
     pages: int
     copied: int
     microseconds: float
+    count: int
+    free_page: int
+    nr_free: int
 
 
 class Frozen:
@@ -82,6 +86,17 @@ class Frozen:
             raise self._error(code, number)
         return bytes(ffi.buffer(out))
 
+    def load(self, first: int, count: int, out: memoryview) -> None:
+        """Read pages from `first` on, resident or not, their checksums as 0; `out` is aligned to a page.
+
+        Raises StorageError, and ValueError after close.
+        """
+        with self._lock:
+            handle = self._open()
+            code = lib.exdb_freeze_load(handle, first, count, ffi.from_buffer("char[]", out))
+            if code:
+                raise self._error(code, lib.exdb_error_page(lib.exdb_freeze_worker(handle)))
+
     @contextlib.contextmanager
     def reader(self) -> Iterator[Worker]:
         """Lend the channel that sees the tables as they were. ValueError after close."""
@@ -95,7 +110,9 @@ class Frozen:
             code = lib.exdb_freeze_stats(self._open(), raw)
         if code:
             raise self._error(code, 0)
-        return FreezeStats(raw.pages, raw.copied, raw.nanoseconds / 1000)
+        return FreezeStats(
+            raw.pages, raw.copied, raw.nanoseconds / 1000, raw.count, raw.free_page, raw.nr_free
+        )
 
     def close(self) -> None:
         """Give the frames back; again does nothing."""

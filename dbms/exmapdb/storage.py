@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from exmapdb.errors import (
 )
 from libexmap import ExmapError, QueueBusy, nvme_backing
 
-__all__ = ["NVME", "PAGE_SIZE", "Backing", "Flag", "Storage", "open_backing"]
+__all__ = ["NVME", "PAGE_SIZE", "Backing", "Flag", "Storage", "open_backing", "parse_size"]
 
 PAGE_SIZE: int = lib.EXDB_PAGE_SIZE
 
@@ -29,6 +30,19 @@ NVME = "nvme:"
 LABEL_BYTES = 128 << 10  # where file systems and partition tables say what they are
 
 Flag = Literal["w", "c", "n"]
+UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+def parse_size(size: int | str) -> int:
+    """Return the bytes of 4096, "4096", "64MiB" or "1 GiB". ValueError."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*(\d+)\s*([KMGT]iB)?\s*", size, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{size!r} is no size: write it as 64MiB")
+    return int(match[1]) * UNITS[(match[2] or "").upper()]
+
+
 Storage = Literal["file", "block device", "NVMe queues"]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exmapdb import arrow
 from exmapdb._core import ffi, lib
@@ -190,10 +191,7 @@ class Table:
         self._check_writable()
         layout, schema = self._layout, self._layout.schema
         given = keys.columns if isinstance(keys, Batch) else keys
-        unknown = set(given) - set(schema.names)
-        missing = set(schema.key) - set(given)
-        if unknown or missing:
-            raise SchemaError(f"not the key of {self._name!r}: {', '.join(sorted(unknown | missing))}")
+        self._check_key_columns(layout, given)
         vectors, keep, rows = self._input(layout, {name: given[name] for name in schema.key}, key_only=True)
         deleted = ffi.new("uint64_t *")
         with self._session() as (worker, txn):
@@ -231,6 +229,36 @@ class Table:
             self.refresh()
             return self.get(key)
         return self._raise(code, page, 0)
+
+    @with_current_layout
+    def lookup(
+        self, keys: Mapping[str, Any], columns: Sequence[str] | None = None
+    ) -> tuple[Batch, NDArray[np.bool_]]:
+        """Return the rows with these keys, those that there are, in the keys' order, and which there are.
+
+        keys: the key's columns, as for insert_many.  columns: names, None for all.  Raises what get raises.
+        """
+        layout = self._layout
+        self._check_key_columns(layout, keys)
+        names = layout.schema.names if columns is None else tuple(columns)
+        given, keep, rows = self._input(layout, {name: keys[name] for name in layout.info.key}, key_only=True)
+        found = np.empty(rows, np.bool_)
+        buffer = ScanBuffer(layout.schema.fields, frozenset(names), rows, lib.EXDB_ROW_MAX)
+        with self._session() as (worker, txn):
+            got = lib.exdb_table_get_many(
+                worker.handle,
+                txn,
+                layout.handle,
+                self.tree,
+                given,
+                rows,
+                buffer.vectors,
+                ffi.from_buffer("uint8_t[]", found),
+            )
+            del keep
+            if got < 0:
+                self._raise(got, worker.error_page, 0)
+        return buffer.to_batch(got, names), found
 
     def find(self, index: str, values: Key) -> Iterator[dict[str, Any]]:
         """Iterate over the rows that have these values in the columns of an index, or in the first of them.
@@ -326,6 +354,12 @@ class Table:
             if not rows:
                 return
             yield buffer.to_batch(rows, names)
+
+    def _check_key_columns(self, layout: Layout, given: Mapping[str, Any]) -> None:
+        unknown = set(given) - set(layout.schema.names)
+        missing = set(layout.info.key) - set(given)
+        if unknown or missing:
+            raise SchemaError(f"not the key of {self._name!r}: {', '.join(sorted(unknown | missing))}")
 
     def _check_writable(self) -> None:
         if self._view is not None and not self._view.writable:

@@ -126,6 +126,9 @@ struct exdb_freeze_stats {
 	uint64_t pages;
 	uint64_t copied;
 	uint64_t nanoseconds;
+	uint64_t count;
+	uint64_t free_page;
+	uint64_t nr_free;
 };
 
 struct exdb_check {
@@ -190,6 +193,17 @@ struct exdb_worker *exdb_freeze_worker(struct exdb_freeze *freeze);
 void exdb_freeze_pages(const struct exdb_freeze *freeze, uint64_t *pages);
 /* One page, by copy; -ENOENT if it was not resident. */
 int exdb_freeze_read(const struct exdb_freeze *freeze, uint64_t page, void *out);
+/*
+ * @n pages from @first on, resident or not, as they are on the disk but for their
+ * checksums, which are 0.  The page that an error is about: exdb_error_page of exdb_freeze_worker.
+ */
+int exdb_freeze_load(struct exdb_freeze *freeze, uint64_t first, uint64_t n, void *out);
+/*
+ * Pages of a freeze into a database that was just made, from page 1 on, and then what exdb_freeze_stats
+ * said of the free list.
+ */
+int exdb_restore_pages(struct exdb_worker *w, uint64_t first, uint64_t n, const void *pages);
+int exdb_restore_end(struct exdb_worker *w, uint64_t free_page, uint64_t nr_free);
 int exdb_freeze_stats(const struct exdb_freeze *freeze, struct exdb_freeze_stats *stats);
 
 int exdb_probe(const void *page);
@@ -241,6 +255,14 @@ int exdb_table_delete(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 		      const struct exdb_vector *columns, uint64_t rows, uint64_t *deleted);
 int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		   const struct exdb_key *key, struct exdb_vector *columns);
+
+/*
+ * The rows of @rows keys, those that there are, in the order of the keys; how many.  @found says which.
+ * -EMSGSIZE if the vectors have no room for one.
+ */
+long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+			 uint32_t tree, const struct exdb_vector *keys, uint64_t rows,
+			 struct exdb_vector *columns, uint8_t *found);
 
 /* A scan of a transaction ends before it does. */
 struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,

@@ -25,6 +25,8 @@ struct cached {
  * @db: the database, which outlives it
  * @snap: the snapshot
  * @count: pages that there were, resident or not
+ * @free_page: the first of the free list
+ * @nr_free: its length
  * @words: residency words of its pages
  * @pages: how many of them were resident
  * @limit: the database's own, to be restored
@@ -39,6 +41,8 @@ struct exdb_freeze {
 	struct exdb *db;
 	struct exmap_snapshot *snap;
 	uint64_t count;
+	uint64_t free_page;
+	uint64_t nr_free;
 	uint32_t *words;
 	uint64_t pages;
 	uint64_t limit;
@@ -155,6 +159,8 @@ int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out)
 	*f = (struct exdb_freeze){ 0 };
 	f->db = db;
 	f->count = db->next_page;
+	f->free_page = db->free_page;
+	f->nr_free = db->nr_free;
 	f->limit = db->limit;
 	f->worker = (struct exdb_worker){ .db = db, .error_page = UINT64_MAX, .view = f };
 	set_frozen(db, true);
@@ -209,6 +215,9 @@ int exdb_freeze_stats(const struct exdb_freeze *f, struct exdb_freeze_stats *sta
 		.pages = f->pages,
 		.copied = counters.copies - f->copies,
 		.nanoseconds = f->nanoseconds,
+		.count = f->count,
+		.free_page = f->free_page,
+		.nr_free = f->nr_free,
 	};
 	return 0;
 }
@@ -248,6 +257,23 @@ static int load(struct exdb_freeze *f, uint64_t page, void *mem)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	f->worker.counts.read++;
 	return page_verify(mem, page);
+}
+
+int exdb_freeze_load(struct exdb_freeze *f, uint64_t first, uint64_t n, void *out)
+{
+	uint64_t i;
+	int ret = 0;
+
+	if (!first || first > f->count || n > f->count - first)
+		return -EINVAL;
+	for (i = 0; i < n && !ret; i++) {
+		struct page_header *header = (void *)((uint8_t *)out + i * PAGE_SIZE);
+
+		f->worker.error_page = first + i;
+		ret = load(f, first + i, header);
+		header->crc = 0;
+	}
+	return ret;
 }
 
 static struct cached *find(struct exdb_freeze *f, uint64_t page)

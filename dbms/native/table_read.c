@@ -84,16 +84,44 @@ int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	return ret == -ENOENT ? 0 : ret ? ret : 1;
 }
 
+static int use_layout(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout)
+{
+	if (txn)
+		return txn_use(txn, layout);
+	return layout->schema && layout->schema != exdb_schema(w->db) ? -ESTALE : 0;
+}
+
+long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn,
+			 const struct exdb_layout *layout, uint32_t tree,
+			 const struct exdb_vector *keys, uint64_t rows,
+			 struct exdb_vector *columns, uint8_t *found)
+{
+	struct sink sink = { .take = sink_decode, .layout = layout, .columns = columns,
+			     .room = rows };
+	int ret = use_layout(w, txn, layout);
+	uint64_t i;
+
+	for (i = 0; i < rows && !ret; i++) {
+		struct exdb_key key;
+
+		ret = row_encode_key(layout, keys, i, &key);
+		if (!ret)
+			ret = table_find(w, txn, tree, &key, &sink);
+		found[i] = !ret;
+		if (ret == -ENOENT)
+			ret = 0;
+	}
+	if (ret)
+		return ret == 1 ? -EMSGSIZE : ret;
+	return sink.rows;
+}
+
 int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
 		   uint32_t tree, const struct exdb_key *key, struct exdb_vector *columns)
 {
 	struct sink sink = { .take = sink_decode, .layout = layout, .columns = columns, .room = 1 };
-	int ret = 0;
+	int ret = use_layout(w, txn, layout);
 
-	if (txn)
-		ret = txn_use(txn, layout);
-	else if (layout->schema && layout->schema != exdb_schema(w->db))
-		ret = -ESTALE;
 	if (!ret)
 		ret = table_find(w, txn, tree, key, &sink);
 	return ret == 1 ? -EMSGSIZE : ret;

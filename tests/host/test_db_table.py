@@ -341,3 +341,19 @@ def test_decimals_take_whatever_is_exact(db: exmapdb.Database) -> None:
     table.insert_many({"k": [1, 2, 3], "v": [7, "1.5", decimal.Decimal("-1e1")]})
     table.insert_many({"k": [4], "v": np.array([8], np.int16)})
     assert [table.get(k)["v"] for k in (1, 2, 3, 4)] == [decimal.Decimal(v) for v in ("7", "1.5", "-10", "8")]  # type: ignore[index]
+
+
+def test_lookup_gives_the_rows_that_there_are_in_the_order_of_the_keys(db: exmapdb.Database) -> None:
+    table = db.create_table("t", {"a": "int64", "b": "text", "v": "text?"}, key=("a", "b"))
+    table.insert_many(
+        {"a": range(500), "b": [str(i) for i in range(500)], "v": ["x" * i for i in range(500)]}
+    )
+    wanted = [7, 499, 1000, 7, 0]
+    with db.begin() as txn:
+        txn.table("t").update((7, "7"), {"v": "own"})
+        for mine, seven in ((txn.table("t"), "own"), (table, "x" * 7)):
+            batch, found = mine.lookup({"a": wanted, "b": [str(i) for i in wanted]}, columns=["v", "a"])
+            assert found.tolist() == [True, True, False, True, True]
+            assert list(batch.to_rows()) == [(seven, 7), ("x" * 499, 499), (seven, 7), ("", 0)]
+    with pytest.raises(exmapdb.SchemaError, match="b"):
+        table.lookup({"a": [1]})

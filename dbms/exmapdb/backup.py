@@ -1,0 +1,247 @@
+"""Backups: all pages of a snapshot, or those that differ from an earlier backup, in one file.
+
+    magic
+    pages, ascending, their checksums 0
+    u32 for each of them: its number
+    16 bytes for each page of the database from page 1 on: its BLAKE2b
+    JSON: what there is to know
+    footer: length of the JSON, pages in the file, pages of the database, BLAKE2b of all behind the pages
+    magic
+
+All little-endian.  What is stored of an incremental backup is what differs in the list of digests.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmapdb._core import ffi, lib
+from exmapdb.errors import BackupError
+from exmapdb.storage import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from exmapdb.database import Database
+    from exmapdb.frozen import Frozen
+
+__all__ = ["BackupResult", "restore", "write_backup"]
+
+MAGIC: Final = b"EXDBBAK1"
+FOOTER: Final = struct.Struct("<III16s8s")
+DIGEST: Final = 16
+RUN: Final = 256  # pages that are read at a time
+
+Open = Callable[..., "Database"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """What a backup or a restore has done: pages of the database, those in the file or files, and bytes."""
+
+    path: str
+    pages: int
+    stored: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a backup says of itself."""
+
+    path: Path
+    id: str
+    base: str | None
+    count: int
+    free_page: int
+    nr_free: int
+    numbers: NDArray[np.uint32]
+    digests: NDArray[np.void]
+
+
+def digest(data: bytes | bytearray | memoryview) -> bytes:
+    """Return the BLAKE2b of some bytes, 16 of it."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()
+
+
+def write_backup(frozen: Frozen, path: Path, base: Path | None) -> BackupResult:
+    """Write the pages of a freeze to a file, or those that differ from a base. BackupError, OSError."""
+    earlier = read_manifest(base) if base else None
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            stored = write_pages(frozen, file, earlier)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return BackupResult(str(path), frozen.stats().count - 1, stored, path.stat().st_size)
+
+
+def write_pages(frozen: Frozen, file: BinaryIO, earlier: Manifest | None) -> int:
+    """Write all of a backup's file, and return how many pages it has."""
+    stats = frozen.stats()
+    numbers: list[int] = []
+    digests = bytearray()
+    file.write(MAGIC)
+    # direct I/O wants aligned memory
+    with mmap.mmap(-1, RUN * PAGE_SIZE) as buffer, memoryview(buffer) as memory:
+        for first in range(1, stats.count, RUN):
+            n = min(RUN, stats.count - first)
+            frozen.load(first, n, memory)
+            for i in range(n):
+                page = memory[i * PAGE_SIZE : (i + 1) * PAGE_SIZE]
+                found = digest(page)
+                digests += found
+                if earlier is None or not has_page(earlier, first + i, found):
+                    numbers.append(first + i)
+                    file.write(page)
+                page.release()
+    about = {
+        "id": digest(digests).hex(),
+        "base": earlier.id if earlier else None,
+        "free_page": stats.free_page,
+        "nr_free": stats.nr_free,
+    }
+    text = json.dumps(about).encode()
+    trailer = np.array(numbers, "<u4").tobytes() + digests + text
+    file.write(trailer + FOOTER.pack(len(text), len(numbers), stats.count, digest(trailer), MAGIC))
+    return len(numbers)
+
+
+def has_page(manifest: Manifest, number: int, found: bytes) -> bool:
+    """Return whether a backup has this page as it is."""
+    return number < manifest.count and manifest.digests[number - 1].tobytes() == found
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read all of a backup but its pages. BackupError, OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < len(MAGIC) + FOOTER.size:
+            raise BackupError(path, "it is no backup, or was cut")
+        file.seek(size - FOOTER.size)
+        length, stored, count, check, magic = FOOTER.unpack(file.read(FOOTER.size))
+        expected = 4 * stored + DIGEST * max(count - 1, 0) + length
+        if magic != MAGIC or size != len(MAGIC) + stored * PAGE_SIZE + expected + FOOTER.size:
+            raise BackupError(path, "it is no backup, or was cut")
+        file.seek(len(MAGIC) + stored * PAGE_SIZE)
+        trailer = file.read(expected)
+    if digest(trailer) != check:
+        raise BackupError(path, "it is damaged")
+    about = json.loads(trailer[expected - length :])
+    numbers = np.frombuffer(trailer, "<u4", stored)
+    digests = np.frombuffer(trailer, np.dtype((np.void, DIGEST)), count - 1, 4 * stored)
+    return Manifest(
+        path, about["id"], about["base"], count, about["free_page"], about["nr_free"], numbers, digests
+    )
+
+
+def restore(
+    target: str | os.PathLike[str],
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    force: bool = False,
+    **options: Any,
+) -> BackupResult:
+    """Make a database of a backup and the incremental ones that follow it, in their order.
+
+    target: a file that is not there yet, or, with `force`, any file or device; its content is lost.  A file
+    appears under its name when it is whole.  options: as for `open`.  Every page is checked.
+    Raises BackupError, FileExistsError, StorageError, OSError.
+    """
+    from exmapdb.database import open_database
+
+    chain = read_chain([Path(name) for name in files])
+    last, path = chain[-1], Path(target)
+    is_file = not path.exists() or stat.S_ISREG(path.stat().st_mode)
+    if path.exists() and not force:
+        raise FileExistsError(errno.EEXIST, "it would be overwritten: use force", str(path))
+    made = path.with_name(path.name + ".part") if is_file else path
+    if is_file:
+        options.setdefault("capacity", max(1 << 30, 2 * last.count * PAGE_SIZE))
+    try:
+        with open_database(made, flag="n", force=force, **options) as database:
+            stored = fill(database, chain)
+            database.check()
+        if is_file:
+            made.replace(path)
+    except BaseException:
+        if is_file:
+            made.unlink(missing_ok=True)
+        raise
+    return BackupResult(str(path), last.count - 1, stored, (last.count - 1) * PAGE_SIZE)
+
+
+def read_chain(paths: Sequence[Path]) -> list[Manifest]:
+    """Read backups of which each is based on the one before. BackupError."""
+    chain = [read_manifest(path) for path in paths]
+    if not chain:
+        raise BackupError(Path(), "name a backup")
+    base = None
+    for manifest in chain:
+        if manifest.base != base:
+            wrong = "is based on another backup" if manifest.base else "has all pages: begin with it"
+            raise BackupError(manifest.path, wrong)
+        base = manifest.id
+    return chain
+
+
+def fill(database: Database, chain: Sequence[Manifest]) -> int:
+    """Copy the newest version of each page, and return how many were read."""
+    last = chain[-1]
+    # for each page the backup that has it, and its place there
+    source = np.zeros((last.count, 2), np.int64)
+    source[:, 0] = -1
+    for i, manifest in enumerate(chain):
+        source[manifest.numbers, 0] = i
+        source[manifest.numbers, 1] = np.arange(len(manifest.numbers))
+    files = [manifest.path.open("rb") for manifest in chain]
+    try:
+        for first in range(1, last.count, RUN):
+            pages = bytearray()
+            for number in range(first, min(first + RUN, last.count)):
+                pages += read_page(files, chain, source[number].tolist(), number)
+            put_pages(database, first, pages)
+    finally:
+        for file in files:
+            file.close()
+    with database.worker() as worker:
+        code = lib.exdb_restore_end(worker.handle, last.free_page, last.nr_free)
+        if code:
+            raise database.error(code, worker.error_page)
+    return last.count - 1
+
+
+def read_page(files: Sequence[BinaryIO], chain: Sequence[Manifest], source: list[int], number: int) -> bytes:
+    """Read one page from the backup that has it. BackupError if it is not what it was."""
+    which, place = source
+    if which < 0:
+        raise BackupError(chain[-1].path, f"page {number} is in none of the backups")
+    files[which].seek(len(MAGIC) + place * PAGE_SIZE)
+    page = files[which].read(PAGE_SIZE)
+    if digest(page) != chain[-1].digests[number - 1].tobytes():
+        raise BackupError(chain[which].path, f"page {number} is damaged")
+    return page
+
+
+def put_pages(database: Database, first: int, pages: bytearray) -> None:
+    """Put pages into the database that is being made. StorageError."""
+    with database.worker() as worker:
+        raw = ffi.from_buffer("char[]", pages)
+        code = lib.exdb_restore_pages(worker.handle, first, len(pages) // PAGE_SIZE, raw)
+        if code:
+            raise database.error(code, worker.error_page)
