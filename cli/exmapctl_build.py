@@ -13,7 +13,7 @@ NATIVE = [
     for name in (
         *("run", "pages", "presence", "proof"),
         *("orders", "snapshot", "traffic", "forked", "uffd"),
-        *("nvme", "nvme_uring"),
+        *("nvme", "nvme_kernel", "nvme_latency", "nvme_uring"),
     )
 ]
 LIBEXMAP = sorted(
@@ -70,7 +70,7 @@ long presence_verify(struct presence_bench *bench, unsigned int how);
 int presence_prove(struct presence_bench *bench, uint64_t checks, struct bench_proof *proof);
 
 enum nvme_how {
-    NVME_USER, NVME_PREAD, NVME_URING, NVME_URING_FIXED, NVME_PASSTHROUGH, ...
+    NVME_USER, NVME_PREAD, NVME_URING, NVME_URING_FIXED, NVME_PASSTHROUGH, NVME_KERNEL, ...
 };
 struct nvme_config {
     uint32_t how; uint32_t threads; uint32_t polled; const char *device; uint64_t pages; uint64_t seed;
@@ -84,6 +84,9 @@ int nvme_run(struct nvme_bench *bench, bool write, unsigned int depth, const int
              double *calls_per_io);
 int nvme_count(struct nvme_bench *bench, bool write, unsigned int depth, unsigned int rounds,
                struct bench_result *result);
+struct nvme_latency { double p50; double p99; double p999; double max; };
+int nvme_time(struct nvme_bench *bench, bool write, unsigned int depth, size_t transfers,
+    struct nvme_latency *latency);
 int nvme_prove(struct nvme_bench *bench, unsigned int depth, uint64_t transfers,
                struct bench_proof *proof);
 

@@ -18,14 +18,6 @@
 #define BATCH	256u
 #define WAIT_NS	100000u
 
-struct nvme_bench {
-	struct nvme_config config;
-	struct nvme_path path;
-	struct exmap *ex;
-	unsigned int depth;
-	struct nvme_thread threads[];
-};
-
 static int user_submit(struct nvme_thread *thread, unsigned int n)
 {
 	unsigned int opcode = thread->write ? EXMAP_NVME_WRITE : EXMAP_NVME_READ;
@@ -93,20 +85,61 @@ static struct nvme_path path_of(uint32_t how)
 		return (struct nvme_path){ user_submit, user_reap };
 	case NVME_PREAD:
 		return (struct nvme_path){ pread_submit, pread_reap };
+	case NVME_KERNEL:
+		return (struct nvme_path){ nvme_kernel_submit, nvme_kernel_reap };
 	default:
 		return (struct nvme_path){ nvme_ring_submit, nvme_ring_reap };
 	}
 }
 
-static void fill_order(struct nvme_thread *thread, uint64_t pages, uint64_t seed)
+/* Is the page among those that may be in flight together with entry @i? */
+static bool is_near(const struct nvme_thread *thread, unsigned int i, uint32_t page)
 {
+	unsigned int back, wrapped = i + BATCH > NVME_ORDER ? i + BATCH - NVME_ORDER : 0;
+
+	for (back = 1; back <= BATCH && back <= i; back++)
+		if (thread->order[i - back] == page)
+			return true;
+	while (wrapped--)
+		if (thread->order[wrapped] == page)
+			return true;
+	return false;
+}
+
+/* Threads have pages of their own: a page is not transferred twice at a time. */
+static void fill_order(struct nvme_bench *bench, unsigned int number)
+{
+	struct nvme_thread *thread = &bench->threads[number];
+	uint64_t seed = bench->config.seed + number;
+	uint64_t share = (bench->config.pages - NVME_PATTERN) / bench->config.threads;
 	unsigned int i;
 
-	for (i = 0; i < NVME_ORDER; i++)
-		thread->order[i] = (uint32_t)(NVME_PATTERN + bench_random(&seed) % (pages - NVME_PATTERN));
+	for (i = 0; i < NVME_ORDER; i++) {
+		do
+			thread->order[i] = (uint32_t)(NVME_PATTERN + number * share +
+						      bench_random(&seed) % share);
+		while (is_near(thread, i, thread->order[i]));
+	}
 	for (i = 0; i < NVME_MAX_DEPTH; i++)
 		thread->slots[i] = (uint16_t)i;
 	thread->free = NVME_MAX_DEPTH;
+}
+
+/* A page of the region is a page of the device; frames go round. */
+static int open_backed_region(struct nvme_bench *bench)
+{
+	struct exmap_config config = {
+		.backend = EXMAP_BACKEND_KERNEL,
+		.interfaces = bench->config.threads,
+		.region_pages = bench->config.pages,
+		.pool_pages = (uint64_t)bench->config.threads * 4 * NVME_MAX_DEPTH,
+	};
+
+	bench->backing = exmap_nvme_backing(bench->config.device, 0);
+	if (bench->backing < 0)
+		return bench->backing;
+	config.backing_fd = bench->backing;
+	return exmap_open(&config, &bench->ex);
 }
 
 static int open_region(struct nvme_bench *bench)
@@ -160,10 +193,27 @@ static int open_vanilla(struct nvme_bench *bench, unsigned int number)
 	return nvme_ring_open(&bench->config, thread->fd, thread->memory, &thread->ring);
 }
 
+static int open_thread(struct nvme_bench *bench, unsigned int number)
+{
+	fill_order(bench, number);
+	switch (bench->config.how) {
+	case NVME_USER:
+		return open_user(bench, number);
+	case NVME_KERNEL:
+		return nvme_kernel_open(&bench->threads[number], bench->ex, number);
+	default:
+		return open_vanilla(bench, number);
+	}
+}
+
 static void close_thread(struct nvme_bench *bench, struct nvme_thread *thread)
 {
 	if (bench->config.how == NVME_USER) {
 		exmap_nvme_close(thread->queue);
+		return;
+	}
+	if (bench->config.how == NVME_KERNEL) {
+		free(thread->memory);
 		return;
 	}
 	nvme_ring_close(thread->ring);
@@ -180,6 +230,8 @@ void nvme_close(struct nvme_bench *bench)
 	for (i = 0; i < bench->config.threads; i++)
 		close_thread(bench, &bench->threads[i]);
 	exmap_close(bench->ex);
+	if (bench->backing >= 0)
+		close(bench->backing);
 	free(bench);
 }
 
@@ -195,16 +247,18 @@ int nvme_open(const struct nvme_config *config, struct nvme_bench **out)
 		return -ENOMEM;
 	memset(bench, 0, size);
 	bench->config = *config;
+	bench->backing = -1;
 	bench->path = path_of(config->how);
-	ret = config->pages > 2 * NVME_PATTERN && config->threads ? 0 : -EINVAL;
+	/* each thread has a share that is longer than what is_near looks at, twice */
+	ret = config->threads && config->pages / config->threads > 4 * BATCH ? 0 : -EINVAL;
 	for (i = 0; i < config->threads; i++)
 		bench->threads[i].fd = -1;
 	if (!ret && config->how == NVME_USER)
 		ret = open_region(bench);
-	for (i = 0; i < config->threads && !ret; i++) {
-		fill_order(&bench->threads[i], config->pages, config->seed + i);
-		ret = config->how == NVME_USER ? open_user(bench, i) : open_vanilla(bench, i);
-	}
+	if (!ret && config->how == NVME_KERNEL)
+		ret = open_backed_region(bench);
+	for (i = 0; i < config->threads && !ret; i++)
+		ret = open_thread(bench, i);
 	if (ret) {
 		nvme_close(bench);
 		return ret;
@@ -213,8 +267,7 @@ int nvme_open(const struct nvme_config *config, struct nvme_bench **out)
 	return 0;
 }
 
-/* At least one transfer at a time is in flight; the number that has ended. */
-static long turn(struct nvme_bench *bench, struct nvme_thread *thread, unsigned int depth)
+long nvme_turn(struct nvme_bench *bench, struct nvme_thread *thread, unsigned int depth)
 {
 	unsigned int in_flight = NVME_MAX_DEPTH - thread->free;
 	int ret = in_flight < depth ? bench->path.submit(thread, depth - in_flight) : 0;
@@ -223,7 +276,7 @@ static long turn(struct nvme_bench *bench, struct nvme_thread *thread, unsigned 
 	return ret ? ret : bench->path.reap(thread, depth / 4 ? depth / 4 : 1);
 }
 
-static int drain(struct nvme_bench *bench, struct nvme_thread *thread)
+int nvme_drain(struct nvme_bench *bench, struct nvme_thread *thread)
 {
 	while (thread->free < NVME_MAX_DEPTH) {
 		long n = bench->path.reap(thread, 1);
@@ -254,9 +307,11 @@ static long transfer_pattern(struct nvme_bench *bench, uint64_t page, bool write
 	thread->next = 0;
 	for (i = 0; i < EXMAP_PAGE_SIZE / 8; i++)
 		words[i] = write ? pattern(page) + i : 0;
-	ret = turn(bench, thread, 1);
+	thread->copy = true;
+	ret = nvme_turn(bench, thread, 1);
 	if (ret >= 0)
-		ret = drain(bench, thread);
+		ret = nvme_drain(bench, thread);
+	thread->copy = false;
 	thread->order[0] = first;
 	for (i = 0; i < EXMAP_PAGE_SIZE / 8 && !ret; i++)
 		ret = words[i] != pattern(page) + i;
@@ -286,7 +341,7 @@ static long batch(void *arg, unsigned int thread)
 {
 	struct nvme_bench *bench = arg;
 
-	return turn(bench, &bench->threads[thread], bench->depth);
+	return nvme_turn(bench, &bench->threads[thread], bench->depth);
 }
 
 int nvme_run(struct nvme_bench *bench, bool write, unsigned int depth, const int *cpus,
@@ -307,7 +362,7 @@ int nvme_run(struct nvme_bench *bench, bool write, unsigned int depth, const int
 	bench->depth = depth;
 	ret = bench_run(batch, bench, cpus, threads, time, result);
 	for (i = 0; i < threads; i++) {
-		int drained = drain(bench, &bench->threads[i]);
+		int drained = nvme_drain(bench, &bench->threads[i]);
 
 		ret = ret ? ret : drained;
 		calls += bench->threads[i].calls;
@@ -398,7 +453,7 @@ static void transfer_trapped(void *arg)
 	uint64_t done = 0;
 
 	do {
-		work->ret = turn(work->bench, &work->bench->threads[0], work->depth);
+		work->ret = nvme_turn(work->bench, &work->bench->threads[0], work->depth);
 		done += work->ret > 0 ? (uint64_t)work->ret : 0;
 	} while (work->ret >= 0 && done < work->transfers);
 }
@@ -413,5 +468,5 @@ int nvme_prove(struct nvme_bench *bench, unsigned int depth, uint64_t transfers,
 	ret = bench_prove(transfer_trapped, &work, proof);
 	if (!ret && work.ret < 0)
 		ret = (int)work.ret;
-	return ret ? ret : drain(bench, &bench->threads[0]);
+	return ret ? ret : nvme_drain(bench, &bench->threads[0]);
 }

@@ -33,6 +33,31 @@ def test_plan_has_every_path_and_one_thread_where_instructions_are_counted(
     assert {v.depth for v in variants if v.path == "pread"} == {1}
     monkeypatch.setenv("EXMAP_ICOUNT", "1")
     assert {v.threads for v in nvme.plan(2, [1, 32])} == {1}
+    assert "kernel" not in {v.path for v in nvme.plan(2, [1, 32])}
+
+
+def test_latencies_are_compared_with_the_best_way_of_io_uring() -> None:
+    own = [
+        {"p50": 10.0, "p99": 20.0, "p999": 30.0, "max": 40.0},
+        {"p50": 30.0, "p99": 40.0, "p999": 50.0, "max": 90.0},
+    ]
+    assert nvme.middle(own) == {"p50": 20.0, "p99": 30.0, "p999": 40.0, "max": 90.0}
+    figures = measured(100).figures
+    variant = Variant("kernel", "read", 8, 1)
+    base = dict.fromkeys(nvme.PERCENTILES, 40.0)
+    found = {
+        record.metric: record
+        for record in nvme.compare(
+            variant,
+            {
+                variant: Measured(figures, 3.0, nvme.middle(own)),
+                variant.at("uring_best"): Measured(figures, 1.0, base),
+            },
+        )
+    }
+    assert found["latency_p50"].value == 0.02
+    assert found["latency_p50"].ratio == 2.0
+    assert found["latency_max"].ratio == pytest.approx(40 / 90)
 
 
 @pytest.mark.parametrize(("icount", "best"), [("0", 300.0), ("1", 100.0)])

@@ -1,6 +1,6 @@
-"""bench nvme: random 4 KiB I/O by an owned queue, against pread and io_uring on the same device.
+"""bench nvme: random 4 KiB I/O by exmap's queues, against pread and io_uring on the same device.
 
-The device changes hands in every round: first the owned queues are measured, then all ways of the stock
+The device changes hands in every round: first exmap's ways are measured, then all ways of the stock
 driver, so that a noisy moment hits all of them.
 """
 
@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,13 +30,17 @@ THREADS = (1, 2)
 OPS = ("read", "write")
 PROOF_TRANSFERS = 10_000
 COUNT_ROUNDS = 40
+TIMED_TRANSFERS = 2_000
+PERCENTILES = ("p50", "p99", "p999", "max")
 HOWS: dict[str, int] = {
     "user": lib.NVME_USER,
+    "kernel": lib.NVME_KERNEL,
     "pread": lib.NVME_PREAD,
     "uring": lib.NVME_URING,
     "uring_poll": lib.NVME_URING_FIXED,
     "uring_passthrough": lib.NVME_PASSTHROUGH,
 }
+OWN = ("user", "kernel")
 URING = ("uring", "uring_poll", "uring_passthrough")
 BEST = "uring_best"
 POLL_QUEUES = Path("/sys/module/nvme/parameters/poll_queues")
@@ -61,10 +65,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Figures of a variant, and its system calls for each transfer."""
+    """Figures of a variant, its system calls for each transfer, and latencies in ns (one thread)."""
 
     figures: Figures
     calls: float
+    latency: dict[str, float] = field(default_factory=dict)
 
 
 def plan(cpus: int, depths: Sequence[int]) -> list[Variant]:
@@ -77,7 +82,8 @@ def plan(cpus: int, depths: Sequence[int]) -> list[Variant]:
         for n in threads
         for op in OPS
         for depth in depths
-        if path != "pread" or depth == 1
+        # polling inside of a call cannot be told from the rest of it
+        if (path != "pread" or depth == 1) and not (counted and path == "kernel")
     ]
 
 
@@ -86,7 +92,7 @@ def paths_of(controller: Controller) -> dict[str, str]:
     disk = controller.disks[0]
     generic = "ng" + disk.removeprefix("nvme")
     return {
-        path: f"/dev/{generic if path == 'uring_passthrough' else disk}" for path in HOWS if path != "user"
+        path: f"/dev/{generic if path == 'uring_passthrough' else disk}" for path in HOWS if path not in OWN
     }
 
 
@@ -128,6 +134,7 @@ class Bench:
         self.cpus = cpus
         self.timing = timing
         self.results: dict[Variant, list[tuple[Any, float]]] = {}
+        self.latencies: dict[Variant, list[dict[str, float]]] = {}
 
     def run_one(self, native: Any, variant: Variant) -> None:
         """Run one variant for the time of a round."""
@@ -142,6 +149,12 @@ class Bench:
             ret = lib.nvme_run(native, write, variant.depth, cpus, variant.threads, timing, result, calls)
         check(ret, str(variant))
         self.results.setdefault(variant, []).append((result, calls[0]))
+        if variant.threads == 1 and not counts_instructions():
+            latency = ffi.new("struct nvme_latency *")
+            check(lib.nvme_time(native, write, variant.depth, TIMED_TRANSFERS, latency), str(variant))
+            self.latencies.setdefault(variant, []).append(
+                {name: getattr(latency, name) for name in PERCENTILES}
+            )
 
     def run_path(
         self, path: str, device: str, pages: int, variants: list[Variant], advance: Callable[[str], None]
@@ -157,8 +170,10 @@ class Bench:
     def run_round(self, variants: list[Variant], pages: int, advance: Callable[[str], None]) -> None:
         """Run every variant once."""
         bind(self.machine, self.controller, OURS)
-        own = [variant for variant in variants if variant.path == "user"]
-        self.run_path("user", self.controller.address, pages, own, advance)
+        for path in OWN:
+            chosen = [variant for variant in variants if variant.path == path]
+            if chosen:
+                self.run_path(path, self.controller.address, pages, chosen, advance)
         bind(self.machine, self.controller, STOCK)
         devices = paths_of(wait_for_disk(self.machine, self.controller))
         for path, device in devices.items():
@@ -167,11 +182,25 @@ class Bench:
                 self.run_path(path, device, pages, chosen, advance)
 
     def measured(self) -> dict[Variant, Measured]:
-        """Take medians."""
+        """Take medians, and of the longest latencies the longest."""
         return {
-            variant: Measured(summarise([r for r, _ in runs]), median(calls for _, calls in runs))
+            variant: Measured(
+                summarise([r for r, _ in runs]),
+                median(calls for _, calls in runs),
+                middle(self.latencies.get(variant, [])),
+            )
             for variant, runs in self.results.items()
         }
+
+
+def middle(latencies: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the median of each percentile over all rounds, and the maximum of all."""
+    if not latencies:
+        return {}
+    return {
+        name: (max if name == "max" else median)(latency[name] for latency in latencies)
+        for name in PERCENTILES
+    }
 
 
 def with_best(measured: dict[Variant, Measured]) -> dict[Variant, Measured]:
@@ -202,6 +231,9 @@ def compare(variant: Variant, measured: dict[Variant, Measured]) -> Iterator[Rec
     if variant.path != "user":
         ratio = base.calls / own.calls if own.calls else 1.0
         yield Record("nvme", case, "syscalls_per_io", "1/io", own.calls, BEST, ratio)
+    for name, latency in own.latency.items():
+        better = base.latency[name] / latency if latency else 1.0
+        yield Record("nvme", case, f"latency_{name}", "us", latency / 1e3, BEST, better)
 
 
 def prove(native: Any, depth: int) -> float:
