@@ -1,7 +1,10 @@
 """What an NVMe queue does, whatever its backend: collected by tests/host and by tests/vm."""
 
+import asyncio
 import errno
+import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -299,3 +302,43 @@ def test_threads_with_a_queue_each_do_not_meet(region: Region, opened: Opener) -
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_queue_with_interrupts_wakes_an_event_loop(region: Region, opened: Opener) -> None:
+    queue = opened(depth=32, interrupts=True)
+    found: list[int] = []
+
+    async def read_some() -> None:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def take() -> None:
+            found.extend(queue.wait(min=0).tags.tolist())
+            if len(found) == 20:
+                done.set()
+
+        loop.add_reader(queue.fileno(), take)
+        assert queue.submit("read", range(20), blocks_of(queue, np.arange(20, dtype=np.uint64))) == 20
+        await asyncio.wait_for(done.wait(), 60)
+        loop.remove_reader(queue.fileno())
+
+    asyncio.run(read_some())
+    assert sorted(found) == list(range(20))
+
+
+def test_waiting_with_interrupts_leaves_the_processor_alone(region: Region, opened: Opener) -> None:
+    queue = opened(depth=32, interrupts=True)
+    page = np.arange(1, dtype=np.uint64)
+    assert queue.submit("read", page, page) == 1
+    while queue.in_flight:
+        assert queue.wait(min=1).tags.tolist() == [0]
+    event = queue.fileno()
+    begin = time.thread_time()
+    # nothing is in flight: nothing wakes it
+    assert select.select([event], [], [], 1.0)[0] == []
+    assert time.thread_time() - begin < 0.1
+
+
+def test_queue_without_interrupts_has_no_descriptor(region: Region, opened: Opener) -> None:
+    with pytest.raises(libexmap.InvalidArgument):
+        opened(depth=32).fileno()

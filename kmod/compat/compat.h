@@ -6,6 +6,7 @@
 #ifndef _EXMAP_COMPAT_H
 #define _EXMAP_COMPAT_H
 
+#include <linux/eventfd.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
@@ -67,6 +68,16 @@ static inline void exmap_iter_segment(const struct iov_iter *iter, void __user *
 	*len = min(iter_iov_len(iter), iov_iter_count(iter));
 }
 #endif
+
+/* 3652117f8548: eventfd_signal always adds 1 */
+static inline void exmap_eventfd_signal(struct eventfd_ctx *ctx)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+	eventfd_signal(ctx, 1);
+#else
+	eventfd_signal(ctx);
+#endif
+}
 
 /* 529ce23a764f: mm_get_unmapped_area */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)

@@ -2,7 +2,7 @@
 /*
  * exmap - NVMe controllers: registers, reset and start, admin commands.
  *
- * Everything is polled; no interrupt is ever enabled.  Every wait has an end: a
+ * Everything here is polled; only queues that ask for it have interrupts.  Every wait has an end: a
  * controller that does not answer is reset, and one that cannot be reset loses
  * the right to access memory.
  */
@@ -88,7 +88,9 @@ static int enable_controller(struct exmap_nvme_controller *ctrl)
 	writel(size | size << 16, ctrl->bar + NVME_REG_AQA);
 	lo_hi_writeq(admin->sq.addr, ctrl->bar + NVME_REG_ASQ);
 	lo_hi_writeq(admin->cq.addr, ctrl->bar + NVME_REG_ACQ);
-	writel(~0, ctrl->bar + NVME_REG_INTMS);
+	/* Base 3.1.3.3: not with MSI-X, which has vectors of queues only */
+	if (!ctrl->nr_vectors)
+		writel(~0, ctrl->bar + NVME_REG_INTMS);
 	writel(config, ctrl->bar + NVME_REG_CC);
 	writel(config | NVME_CC_ENABLE, ctrl->bar + NVME_REG_CC);
 	return wait_ready(ctrl, true);

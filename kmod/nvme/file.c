@@ -252,10 +252,12 @@ static const struct file_operations queue_fops = {
 
 static int check_args(const struct exmap_nvme_open *args)
 {
-	if (args->flags || args->reserved8 ||
+	if ((args->flags & ~(u64)EXMAP_NVME_INTERRUPTS) || args->reserved8 || args->reserved32 ||
 	    memchr_inv(args->reserved, 0, sizeof(args->reserved)))
 		return -EINVAL;
 	if (args->device > 31 || args->function > 7)
+		return -EINVAL;
+	if (args->eventfd && !(args->flags & EXMAP_NVME_INTERRUPTS))
 		return -EINVAL;
 	if (args->depth < 2 || args->depth > EXMAP_NVME_MAX_DEPTH ||
 	    args->prp_pages > EXMAP_NVME_MAX_PRP_PAGES)

@@ -17,6 +17,7 @@
 #define _EXMAP_NVME_H
 
 #include <linux/bitmap.h>
+#include <linux/eventfd.h>
 #include <linux/iommu.h>
 #include <linux/kref.h>
 #include <linux/list.h>
@@ -40,6 +41,7 @@
 #define EXMAP_NVME_POOL		0x400000000ULL
 #define EXMAP_NVME_POOLS	16	/* pools that the kernel may map */
 
+#define EXMAP_NVME_VECTORS	17	/* interrupts, at most; 0 is the admin queue's */
 #define EXMAP_NVME_CHANNELS	16	/* queues that the kernel drives, at most */
 #define EXMAP_NVME_CHANNEL_DEPTH	1024
 #define EXMAP_NVME_COMMAND_PAGES	128	/* pages of a command of ours, at most */
@@ -77,6 +79,8 @@ struct exmap_nvme_admin {
  * @ctrl: whose
  * @qid: number of both
  * @depth: entries of each
+ * @event: NULL, or what each interrupt signals; a reference
+ * @vector: which interrupt that is
  * @sq: submission queue
  * @cq: completion queue
  * @prp: for lists of PRP entries
@@ -85,6 +89,8 @@ struct exmap_nvme_pair {
 	struct exmap_nvme_controller *ctrl;
 	u16 qid;
 	u32 depth;
+	struct eventfd_ctx *event;
+	u16 vector;
 	struct exmap_nvme_block sq;
 	struct exmap_nvme_block cq;
 	struct exmap_nvme_block prp;
@@ -139,6 +145,8 @@ enum exmap_nvme_state {
  * @owner: whose queues they are; a reference of each queue keeps its region
  * @queues: that user space drives, and that may be in use by the controller
  * @qids: in use
+ * @nr_vectors: interrupts that there are, none before a queue wanted one
+ * @vectors: in use
  * @nr_backings: descriptors through which the kernel drives it; never with an owner
  * @exclusive: there is to be no other
  * @channels: that the kernel drives
@@ -168,6 +176,8 @@ struct exmap_nvme_controller {
 	struct exmap_nvme_pool *owner;
 	struct list_head queues;
 	DECLARE_BITMAP(qids, EXMAP_NVME_QUEUES + 1);
+	int nr_vectors;
+	DECLARE_BITMAP(vectors, EXMAP_NVME_VECTORS);
 	unsigned int nr_backings;
 	bool exclusive;
 	struct exmap_nvme_channel *channels[EXMAP_NVME_CHANNELS];
@@ -243,6 +253,11 @@ int exmap_nvme_pair_create(struct exmap_nvme_pair *pair);
 int exmap_nvme_pair_delete(struct exmap_nvme_pair *pair);
 void exmap_nvme_pair_drop(struct exmap_nvme_pair *pair);
 void exmap_nvme_pair_free(struct exmap_nvme_pair *pair);
+
+/* interrupt.c */
+int exmap_nvme_interrupt_request(struct exmap_nvme_pair *pair);
+void exmap_nvme_interrupt_free(struct exmap_nvme_pair *pair);
+void exmap_nvme_interrupts_exit(struct exmap_nvme_controller *ctrl);
 
 /* file.c */
 void exmap_nvme_controller_describe(struct exmap_nvme_controller *ctrl,

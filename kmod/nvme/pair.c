@@ -17,7 +17,7 @@ unsigned long exmap_nvme_pair_pages(u32 depth, u32 prp_pages)
 	       pages_for(depth, sizeof(struct nvme_completion)) + prp_pages;
 }
 
-/* Base 5.4: polled, physically (by I/O virtual address) contiguous. */
+/* Base 5.4: physically (by I/O virtual address) contiguous. */
 static int create_cq(struct exmap_nvme_pair *pair)
 {
 	struct nvme_command cmd = {
@@ -28,6 +28,10 @@ static int create_cq(struct exmap_nvme_pair *pair)
 		.create_cq.cq_flags = cpu_to_le16(NVME_QUEUE_PHYS_CONTIG),
 	};
 
+	if (pair->event) {
+		cmd.create_cq.cq_flags |= cpu_to_le16(NVME_CQ_IRQ_ENABLED);
+		cmd.create_cq.irq_vector = cpu_to_le16(pair->vector);
+	}
 	return exmap_nvme_controller_admin(pair->ctrl, &cmd, NULL);
 }
 
@@ -120,6 +124,9 @@ int exmap_nvme_pair_alloc(struct exmap_nvme_pair *pair, u32 prp_pages)
 	pair->qid = find_next_zero_bit(ctrl->qids, ctrl->nr_queues + 1, 1);
 	if (pair->qid > ctrl->nr_queues)
 		return -ENOSPC;
+	ret = pair->event ? exmap_nvme_interrupt_request(pair) : 0;
+	if (ret)
+		return ret;
 	ret = create_blocks(pair, prp_pages);
 	set_bit(pair->qid, ctrl->qids);
 	if (ret) {
@@ -135,6 +142,8 @@ void exmap_nvme_pair_drop(struct exmap_nvme_pair *pair)
 	struct exmap_nvme_controller *ctrl = pair->ctrl;
 
 	lockdep_assert_held(&ctrl->lock);
+	if (pair->event)
+		exmap_nvme_interrupt_free(pair);
 	exmap_nvme_block_unmap(ctrl, &pair->sq);
 	exmap_nvme_block_unmap(ctrl, &pair->cq);
 	exmap_nvme_block_unmap(ctrl, &pair->prp);

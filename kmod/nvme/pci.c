@@ -202,6 +202,7 @@ static void give_back(struct pci_dev *pdev)
 	up_write(&controllers_lock);
 
 	pci_clear_master(pdev);
+	exmap_nvme_interrupts_exit(ctrl);
 	free_admin(ctrl);
 	exmap_nvme_dma_detach(ctrl);
 	unmap_registers(ctrl);

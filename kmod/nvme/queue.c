@@ -210,10 +210,25 @@ void exmap_nvme_queue_free(struct exmap_nvme_queue *queue)
 {
 	uncharge(queue);
 	exmap_nvme_pair_free(&queue->pair);
+	if (queue->pair.event)
+		eventfd_ctx_put(queue->pair.event);
 	__free_page(queue->dummy);
 	exmap_region_put(queue->region);
 	exmap_nvme_controller_put(queue->pair.ctrl);
 	kfree(queue);
+}
+
+static int take_event(struct exmap_nvme_queue *queue, const struct exmap_nvme_open *args)
+{
+	struct eventfd_ctx *event;
+
+	if (!(args->flags & EXMAP_NVME_INTERRUPTS))
+		return 0;
+	event = eventfd_ctx_fdget(args->eventfd);
+	if (IS_ERR(event))
+		return PTR_ERR(event);
+	queue->pair.event = event;
+	return 0;
 }
 
 /* A queue of a region that no controller knows yet, or an ERR_PTR. */
@@ -221,16 +236,21 @@ struct exmap_nvme_queue *exmap_nvme_queue_alloc(struct exmap_region *region,
 						const struct exmap_nvme_open *args)
 {
 	struct exmap_nvme_queue *queue = kzalloc(sizeof(*queue), EXMAP_GFP);
+	int ret = -ENOMEM;
 
 	if (!queue)
 		return ERR_PTR(-ENOMEM);
 	queue->dummy = alloc_page(EXMAP_GFP | __GFP_ZERO);
 	if (!queue->dummy)
 		goto err_queue;
+	ret = take_event(queue, args);
+	if (ret)
+		goto err_dummy;
+	ret = -ENODEV;
 	queue->pair.ctrl = exmap_nvme_controller_find(args->segment, args->bus, args->device,
 						      args->function);
 	if (!queue->pair.ctrl)
-		goto err_dummy;
+		goto err_event;
 	kref_get(&region->ref);
 	queue->region = region;
 	queue->pair.depth = args->depth;
@@ -238,11 +258,12 @@ struct exmap_nvme_queue *exmap_nvme_queue_alloc(struct exmap_region *region,
 	mutex_init(&queue->map_lock);
 	return queue;
 
+err_event:
+	if (queue->pair.event)
+		eventfd_ctx_put(queue->pair.event);
 err_dummy:
 	__free_page(queue->dummy);
-	kfree(queue);
-	return ERR_PTR(-ENODEV);
 err_queue:
 	kfree(queue);
-	return ERR_PTR(-ENOMEM);
+	return ERR_PTR(ret);
 }

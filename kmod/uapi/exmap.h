@@ -205,8 +205,11 @@
  * without system calls.  EXMAP_IOCTL_NVME_OPEN returns the descriptor of a new
  * queue pair, whose submission queue, completion queue, doorbells and memory for
  * PRP lists are mapped at EXMAP_NVME_OFF_*.  Entries and commands are those of the
- * NVM Express specifications; memory pages are 4096 bytes; there are no
- * interrupts: phase tags have to be polled, and start as 0.  The controller sees
+ * NVM Express specifications; memory pages are 4096 bytes.  Phase tags are polled, and
+ * start as 0.  With EXMAP_NVME_INTERRUPTS the queue has an MSI-X vector (there are 16
+ * for a controller's queues), each interrupt of which adds 1 to an eventfd: empty that
+ * first, then look for completions, and tell the controller of those that were taken
+ * before waiting again.  A queue that dies signals it, too.  The controller sees
  * frame f of the pool at `iova_base + f * 4096` (NVME_INFO), also of frames that
  * RESIZE adds, and nothing else of the machine's memory: an IOMMU is required.  A
  * command that names an address outside of the pool and of the queue's PRP memory
@@ -680,9 +683,11 @@ struct exmap_snapshot_diff {
 #define EXMAP_NVME_OFF_DOORBELLS	0x20000000ULL
 #define EXMAP_NVME_OFF_PRP		0x30000000ULL
 
+#define EXMAP_NVME_INTERRUPTS	1	/* exmap_nvme_open.flags: signal @eventfd */
+
 /**
  * struct exmap_nvme_open - a queue pair of a controller for this region
- * @flags: 0
+ * @flags: 0 or EXMAP_NVME_INTERRUPTS
  * @segment: PCI address of the controller
  * @bus: the same
  * @device: the same
@@ -690,11 +695,13 @@ struct exmap_snapshot_diff {
  * @depth: entries of the submission and of the completion queue, 2 to
  *	EXMAP_NVME_MAX_DEPTH or the controller's limit
  * @prp_pages: pages of memory for PRP lists, 0 to EXMAP_NVME_MAX_PRP_PAGES
+ * @eventfd: with EXMAP_NVME_INTERRUPTS, what each interrupt adds 1 to; else 0
  *
  * Returns a descriptor (close-on-exec); see NVME QUEUES.  The queue's memory is
  * charged like the pool's.  Errors: ENODEV if no such controller is bound to
  * exmap-nvme; EBUSY if it belongs to another region; EINVAL; ENOSPC if it has no
- * queue left, or not as many addresses as the pool has frames; ENOMEM; EIO,
+ * queue left, no interrupt vector, or not as many addresses as the pool has frames;
+ * EOPNOTSUPP for interrupts without MSI-X; ENOMEM; EIO,
  * ETIMEDOUT if it does not work; EPERM, also without CAP_SYS_RAWIO if there is no
  * IOMMU; EPROTO if the region is dead; EBADF; EMFILE; EINTR.
  */
@@ -707,7 +714,9 @@ struct exmap_nvme_open {
 	__u8 reserved8;
 	__u32 depth;
 	__u32 prp_pages;
-	__u64 reserved[4];
+	__s32 eventfd;
+	__u32 reserved32;
+	__u64 reserved[3];
 };
 
 /* exmap_nvme_info.features */

@@ -106,11 +106,14 @@ struct exmap_nvme_completion {
  *	block device
  * @depth: entries of the queue, 2 to EXMAP_NVME_MAX_DEPTH; one less can be in flight
  * @lba_size: posix: bytes in a block, 512 or 4096, or 0 for 512; else 0
+ * @interrupts: not 0: exmap_nvme_wait sleeps until the controller interrupts, and @event
+ *	of the queue can be polled
  */
 struct exmap_nvme_config {
 	const char *device;
 	uint32_t depth;
 	uint32_t lba_size;
+	uint32_t interrupts;
 };
 
 /**
@@ -151,9 +154,12 @@ struct exmap;
  * @head: next entry of @cq to look at
  * @phase: its phase tag, once it is there
  * @unacked: entries of @cq that were reaped since the controller was told the head
+ * @ack_after: at how many of them it is told
  * @slow: not a controller that sees frame f at iova_base + f * 4096
  * @backend: EXMAP_BACKEND_KERNEL or EXMAP_BACKEND_POSIX
  * @fd: of the queue; posix: of the file
+ * @event: eventfd that is readable once there is something to reap, which exmap_nvme_wait
+ *	empties; -1 without interrupts
  */
 struct exmap_nvme_queue {
 	const uint32_t *residency;
@@ -179,9 +185,11 @@ struct exmap_nvme_queue {
 	uint32_t head;
 	uint32_t phase;
 	uint32_t unacked;
+	uint32_t ack_after;
 	uint32_t slow;
 	uint32_t backend;
 	int fd;
+	int event;
 };
 
 /*
@@ -210,7 +218,8 @@ int exmap_nvme_check(struct exmap_nvme_queue *queue);
 int exmap_nvme_reset(struct exmap_nvme_queue *queue);
 
 /*
- * Ring, and poll until @min results are there or @timeout_ns has passed.  Returns how
+ * Ring, and poll, or with interrupts sleep, until @min results are there or @timeout_ns
+ * has passed.  Returns how
  * many there are, at most @max; or why the queue is dead.
  */
 long exmap_nvme_wait(struct exmap_nvme_queue *queue, struct exmap_nvme_result *results,
@@ -419,11 +428,12 @@ static inline size_t exmap_nvme_reap(struct exmap_nvme_queue *queue,
 	}
 	/*
 	 * One doorbell for a quarter of the queue: until then the controller has room, and
-	 * if it had none, there would be more to reap.  Pairs with the controller's
+	 * if it had none, there would be more to reap.  With interrupts each time, since some
+	 * controllers raise none while there is something that they have raised one for.  Pairs with the controller's
 	 * overwriting what has been read, once it is told.
 	 */
 	queue->unacked += (uint32_t)n;
-	if (queue->unacked >= (queue->depth + 3) / 4) {
+	if (queue->unacked >= queue->ack_after) {
 		exmap_store_release(queue->cq_doorbell, queue->head);
 		queue->unacked = 0;
 	}

@@ -101,6 +101,17 @@ class NvmeQueue:
     def closed(self) -> bool:
         return self._handle.closed
 
+    def fileno(self) -> int:
+        """Return what is readable once there is something for wait(min=0), for select or asyncio.
+
+        :raises InvalidArgument: the queue was opened without interrupts.
+        """
+        with self._handle.use() as queue:
+            event = int(queue.event)
+        if event < 0:
+            raise InvalidArgument(errno.EINVAL, "fileno: the queue has no interrupts")
+        return event
+
     @contextmanager
     def _use(self) -> Iterator[Any]:
         with self._lock, self._handle.use() as queue:

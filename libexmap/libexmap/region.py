@@ -240,11 +240,18 @@ class Region:
         self._check(ret, "snapshot")
         return Snapshot(out[0])
 
-    def nvme(self, device: str | os.PathLike[str], *, depth: int = 128, lba_size: int = 0) -> NvmeQueue:
+    def nvme(
+        self,
+        device: str | os.PathLike[str],
+        *,
+        depth: int = 128,
+        lba_size: int = 0,
+        interrupts: bool = False,
+    ) -> NvmeQueue:
         """Open a queue of an NVMe controller, by its PCI address; on posix, of a file or block device.
 
         depth is the number of entries; one less can be in flight. lba_size is 512 or 4096,
-        on posix only.
+        on posix only. With interrupts whoever waits sleeps, and fileno() can be polled.
 
         :raises NoController: it is not bound to exmap-nvme.
         :raises QueueBusy: it belongs to another region.
@@ -254,7 +261,7 @@ class Region:
         out = ffi.new("struct exmap_nvme_queue **")
         with self._handle.use() as ex, no_overflow("nvme"):
             name = ffi.new("char[]", os.fsencode(device))
-            config = ffi.new("struct exmap_nvme_config *", (name, depth, lba_size))
+            config = ffi.new("struct exmap_nvme_config *", (name, depth, lba_size, interrupts))
             ret = lib.exmap_nvme_open(ex, config, out)
         if ret in (-errno.EBUSY, -errno.EINVAL, -errno.EPERM, -errno.EPROTO):
             raise queue_error_of(-ret, f"nvme {os.fspath(device)}")

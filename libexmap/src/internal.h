@@ -86,7 +86,8 @@ int exmap_posix_nvme(struct exmap *ex, const struct exmap_nvme_config *config,
 		     struct exmap_nvme_queue **out);
 
 /* The parts of a queue that both backends have: identifiers, tags, the region's words. */
-int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex, uint32_t depth);
+int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex,
+		    const struct exmap_nvme_config *config);
 void exmap_nvme_exit(struct exmap_nvme_queue *queue);
 
 #endif /* EXMAP_INTERNAL_H */

@@ -216,9 +216,13 @@ int exmap_kernel_nvme(struct exmap *ex, const struct exmap_nvme_config *config,
 	if (!self)
 		return -ENOMEM;
 	self->base.ops = &kernel_nvme_ops;
-	ret = exmap_nvme_init(&self->base.pub, ex, config->depth);
+	ret = exmap_nvme_init(&self->base.pub, ex, config);
 	if (ret)
 		goto err_self;
+	if (config->interrupts) {
+		args.flags = EXMAP_NVME_INTERRUPTS;
+		args.eventfd = self->base.pub.event;
+	}
 	self->base.pub.fd = ioctl(ex->fd, EXMAP_IOCTL_NVME_OPEN, &args);
 	ret = -errno;
 	if (self->base.pub.fd < 0)

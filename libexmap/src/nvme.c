@@ -2,22 +2,28 @@
 /* libexmap: NVMe queues, what both backends share. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "internal.h"
 
 #define BATCH		64
 #define POLLS		256		/* between looks at the clock */
 #define CHECK_NS	100000000ull	/* without a result, between looks at the controller */
+#define SLEEP_NS	1000000000ull	/* the same, while asleep */
 
 static const struct exmap_nvme_ops *ops_of(const struct exmap_nvme_queue *queue)
 {
 	return ((const struct exmap_nvme_base *)queue)->ops;
 }
 
-int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex, uint32_t depth)
+int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex,
+		    const struct exmap_nvme_config *config)
 {
+	const uint32_t depth = config->depth;
 	uint32_t i;
 
 	queue->residency = ex->residency;
@@ -26,9 +32,11 @@ int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex, uint32_t d
 	queue->depth = depth;
 	queue->phase = 1;
 	queue->fd = -1;
+	queue->ack_after = config->interrupts ? 1 : (depth + 3) / 4;
 	queue->tags = calloc(depth, sizeof(*queue->tags));
 	queue->ids = calloc(depth, sizeof(*queue->ids));
-	if (!queue->tags || !queue->ids) {
+	queue->event = config->interrupts ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) : -1;
+	if (!queue->tags || !queue->ids || (config->interrupts && queue->event < 0)) {
 		exmap_nvme_exit(queue);
 		return -ENOMEM;
 	}
@@ -41,6 +49,8 @@ int exmap_nvme_init(struct exmap_nvme_queue *queue, struct exmap *ex, uint32_t d
 
 void exmap_nvme_exit(struct exmap_nvme_queue *queue)
 {
+	if (queue->event >= 0)
+		close(queue->event);
 	free(queue->tags);
 	free(queue->ids);
 }
@@ -89,7 +99,7 @@ static uint64_t now(void)
 }
 
 /* Poll a while; returns the results found. */
-static size_t poll(struct exmap_nvme_queue *queue, struct exmap_nvme_result *results, size_t max)
+static size_t spin(struct exmap_nvme_queue *queue, struct exmap_nvme_result *results, size_t max)
 {
 	unsigned int i;
 	size_t n;
@@ -103,11 +113,34 @@ static size_t poll(struct exmap_nvme_queue *queue, struct exmap_nvme_result *res
 	return 0;
 }
 
+/* What has come until now is about to be looked for. */
+static void clear_event(struct exmap_nvme_queue *queue)
+{
+	eventfd_t count;
+
+	if (queue->event >= 0)
+		eventfd_read(queue->event, &count);
+}
+
+/* Sleep until an interrupt; returns the results found. */
+static size_t sleep_and_reap(struct exmap_nvme_queue *queue, struct exmap_nvme_result *results,
+			     size_t max, uint64_t timeout_ns)
+{
+	const uint64_t ns = timeout_ns < SLEEP_NS ? timeout_ns : SLEEP_NS;
+	const struct timespec time = { .tv_sec = (time_t)(ns / SLEEP_NS),
+				       .tv_nsec = (long)(ns % SLEEP_NS) };
+	struct pollfd event = { .fd = queue->event, .events = POLLIN };
+
+	ppoll(&event, 1, &time, NULL);
+	clear_event(queue);
+	return exmap_nvme_reap(queue, results, max);
+}
+
 long exmap_nvme_wait(struct exmap_nvme_queue *queue, struct exmap_nvme_result *results,
 		     size_t min, size_t max, uint64_t timeout_ns)
 {
 	size_t in_flight = queue->depth - 1 - queue->free, n;
-	uint64_t begin, checked;
+	uint64_t begin, time, checked;
 	int ret;
 
 	if (min > max)
@@ -115,12 +148,16 @@ long exmap_nvme_wait(struct exmap_nvme_queue *queue, struct exmap_nvme_result *r
 	if (min > in_flight)
 		min = in_flight;
 	exmap_nvme_ring(queue);
+	clear_event(queue);
 	n = exmap_nvme_reap(queue, results, max);
-	begin = checked = n < min ? now() : 0;
+	begin = time = checked = n < min ? now() : 0;
 	while (n < min) {
-		size_t more = poll(queue, results + n, max - n);
-		uint64_t time = more ? 0 : now();
+		uint64_t left = time - begin < timeout_ns ? timeout_ns - (time - begin) : 0;
+		size_t more = queue->event < 0 ?
+				      spin(queue, results + n, max - n) :
+				      sleep_and_reap(queue, results + n, max - n, left);
 
+		time = more && queue->event < 0 ? time : now();
 		n += more;
 		if (more)
 			continue;

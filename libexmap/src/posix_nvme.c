@@ -13,6 +13,7 @@
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -212,6 +213,8 @@ static void posix_nvme_ring(struct exmap_nvme_queue *queue)
 		self->head = self->head + 1 == queue->depth ? 0 : self->head + 1;
 		complete(self, command, run(queue, command));
 	}
+	if (queue->event >= 0)
+		eventfd_write(queue->event, 1);
 }
 
 static const struct exmap_nvme_ops posix_nvme_ops = {
@@ -292,7 +295,7 @@ int exmap_posix_nvme(struct exmap *ex, const struct exmap_nvme_config *config,
 	queue = &self->base.pub;
 	self->base.ops = &posix_nvme_ops;
 	self->phase = 1;
-	ret = exmap_nvme_init(queue, ex, config->depth);
+	ret = exmap_nvme_init(queue, ex, config);
 	if (ret) {
 		free(self);
 		return ret;

@@ -33,9 +33,11 @@ CASE(nvme_open_refuses_what_does_not_exist)
 		wrong.field = value;                                             \
 		FAILS(ioctl(r.fd, EXMAP_IOCTL_NVME_OPEN, &wrong), error);        \
 	} while (0)
-	REFUSES(flags, 1, EINVAL);
+	REFUSES(flags, 2, EINVAL);
+	REFUSES(eventfd, 1, EINVAL);
 	REFUSES(reserved8, 1, EINVAL);
-	REFUSES(reserved[3], 1, EINVAL);
+	REFUSES(reserved32, 1, EINVAL);
+	REFUSES(reserved[2], 1, EINVAL);
 	REFUSES(depth, 1, EINVAL);
 	REFUSES(depth, EXMAP_NVME_MAX_DEPTH + 1, EINVAL);
 	REFUSES(prp_pages, EXMAP_NVME_MAX_PRP_PAGES + 1, EINVAL);

@@ -109,9 +109,9 @@ static inline void *map_queue(int fd, size_t size, int prot, __u64 offset)
 	return address;
 }
 
-static inline struct queue open_queue(struct region *r)
+static inline struct queue map_all(int fd)
 {
-	struct queue q = { .fd = try_queue(r), .phase = 1 };
+	struct queue q = { .fd = fd, .phase = 1 };
 
 	CHECK(q.fd >= 0);
 	q.info = info_of(q.fd);
@@ -121,6 +121,11 @@ static inline struct queue open_queue(struct region *r)
 				EXMAP_NVME_OFF_DOORBELLS);
 	q.prp = map_queue(q.fd, q.info.prp_pages * PAGE, PROT_READ | PROT_WRITE, EXMAP_NVME_OFF_PRP);
 	return q;
+}
+
+static inline struct queue open_queue(struct region *r)
+{
+	return map_all(try_queue(r));
 }
 
 static inline void close_queue(struct queue *q)
