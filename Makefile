@@ -28,7 +28,7 @@ else
 endif
 
 test: setup
-	@$(PY) ci/suite.py lint host vm:6.1 vm:6.12 vm-short:debug
+	@$(PY) ci/suite.py lint host vm:6.1+vm:6.12 vm-short:debug
 
 test-host: setup
 	@$(PY) ci/suite.py lint host

@@ -1,12 +1,15 @@
 """Run the parts of the test suite and add up what they say.
 
 Parts: lint, host, vm:KERNEL, vm-short:KERNEL; the last is skipped if that kernel
-is not there.  The last line printed is "N passed, N failed, N skipped", a lost
-guest and a failed linter being failures.
+is not there.  Parts joined by a plus run side by side: a guest's tests keep one
+CPU busy.  The last line printed is "N passed, N failed, N skipped", a lost guest
+and a failed linter being failures.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -24,13 +27,14 @@ import lint
 import processes
 import vm
 
-__all__ = ["Outcome", "main", "read_cases", "read_junit"]
+__all__ = ["Outcome", "main", "read_cases", "read_junit", "run_together"]
 
 GUEST_SUITE = "ci/guest-suite.sh"
 # two for files and blocks, one for exmap-nvme, one with bad blocks
 DISKS = ("512M", "512M", "256M", "16M:bad")
 # takes the serial number of a disk, then a command
 GUEST_NVME = "ci/guest-nvme.sh"
+HEARTBEAT = 60.0
 # a case of tests/c/abi that lacks something exits with
 SKIP = 77
 
@@ -105,12 +109,12 @@ def _add_complaints(outcome: Outcome, result: vm.Result) -> None:
     outcome.failed += bool(result.complaints)
 
 
-def run_vm(outcome: Outcome, kernel: str) -> None:
-    """Run tests/vm in one boot of a kernel."""
+def run_vm(outcome: Outcome, kernel: str, lock: bool) -> None:
+    """Run tests/vm in one boot of a kernel; without `lock` beside other guests."""
     log = kernels.ROOT / f"build/vm-{kernel}.log"
     with vm.results_directory() as out:
         command = ["sh", GUEST_NVME, "exmap2", "sh", GUEST_SUITE]
-        result = vm.run(_vm_guest(kernel), command, out=out, log=log)
+        result = vm.run(_vm_guest(kernel), command, out=out, log=log, lock=lock)
         read_junit(out / "junit.xml", outcome)
     _add_complaints(outcome, result)
     if result.returncode and not outcome.failed:
@@ -140,7 +144,7 @@ def _build_cases(program: Path) -> list[str]:
     ).stdout.split()
 
 
-def run_vm_short(outcome: Outcome, kernel: str) -> None:
+def run_vm_short(outcome: Outcome, kernel: str, lock: bool) -> None:
     """Run the cases of the ABI, and nothing that takes long, on a kernel that not everyone has."""
     try:
         kernels.find(kernel)
@@ -155,32 +159,32 @@ def run_vm_short(outcome: Outcome, kernel: str) -> None:
     log = kernels.ROOT / f"build/vm-short-{kernel}.log"
     with vm.results_directory() as out:
         try:
-            result = vm.run(guest, command, out=out, log=log)
+            result = vm.run(guest, command, out=out, log=log, lock=lock)
         finally:
             read_cases(out / "cases", names, outcome)
     _add_complaints(outcome, result)
 
 
-def _run_part(part: str, outcome: Outcome) -> None:
+def _run_part(part: str, outcome: Outcome, lock: bool) -> None:
     if part == "lint":
         run_lint(outcome)
     elif part == "host":
         run_host(outcome)
     elif part.startswith("vm-short:"):
-        run_vm_short(outcome, part.removeprefix("vm-short:"))
+        run_vm_short(outcome, part.removeprefix("vm-short:"), lock)
     elif part.startswith("vm:"):
-        run_vm(outcome, part.removeprefix("vm:"))
+        run_vm(outcome, part.removeprefix("vm:"), lock)
     else:
         outcome.fail(f"no part {part!r}")
 
 
-def run_part(part: str) -> Outcome:
+def run_part(part: str, lock: bool = True) -> Outcome:
     """Run one part by name; whatever it raises is a failure of that part."""
     outcome = Outcome(part)
     begin = time.monotonic()
     print(f"\n=== {part}", flush=True)
     try:
-        _run_part(part, outcome)
+        _run_part(part, outcome, lock)
     except (vm.GuestError, kernels.KernelMissing, kernels.ModuleBuildFailed) as error:
         outcome.fail(f"{type(error).__name__}: {error}")
     except Exception as error:  # the other parts still run, and the summary says so
@@ -190,15 +194,57 @@ def run_part(part: str) -> Outcome:
     return outcome
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the parts that are named; return 0 if nothing failed."""
-    parser = argparse.ArgumentParser(prog="ci/suite.py", description=__doc__)
-    parser.add_argument("parts", nargs="+")
-    args = parser.parse_args(argv)
-    processes.exit_on_signals()
-    os.chdir(kernels.ROOT)
-    (kernels.ROOT / "build").mkdir(exist_ok=True)
-    outcomes = [run_part(part) for part in args.parts]
+def _wait_for(running: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Wait for all of them, and say from time to time that it is not over."""
+    begin = said = time.monotonic()
+    while any(process.poll() is None for process in running.values()):
+        time.sleep(0.5)
+        if time.monotonic() - said >= HEARTBEAT:
+            said = time.monotonic()
+            busy = [part for part, process in running.items() if process.returncode is None]
+            print(f"{said - begin:5.0f} s: {', '.join(busy)}", flush=True)
+
+
+def _read_outcome(path: Path, part: str) -> Outcome:
+    try:
+        return Outcome(**json.loads(path.read_text()))
+    except (OSError, ValueError):
+        outcome = Outcome(part)
+        outcome.fail("ended without an outcome")
+        return outcome
+
+
+def run_together(parts: Sequence[str]) -> list[Outcome]:
+    """Run parts in processes of their own, at the same time; what they print comes when all have ended."""
+    print(f"\n=== {', '.join(parts)}, side by side", flush=True)
+    build = kernels.ROOT / "build"
+    files = {part: build / f"part-{part.replace(':', '-')}" for part in parts}
+    with contextlib.ExitStack() as stack:
+        if any(part.startswith("vm") for part in parts):
+            stack.enter_context(vm.only_guest())
+        running = {}
+        for part, file in files.items():
+            file.with_suffix(".json").unlink(missing_ok=True)
+            output = stack.enter_context(file.with_suffix(".out").open("wb"))
+            command = [sys.executable, "ci/suite.py", "--outcome", str(file.with_suffix(".json")), part]
+            running[part] = stack.enter_context(
+                processes.process_group(command, output=output, errors=subprocess.STDOUT)
+            )
+        _wait_for(running)
+    for file in files.values():
+        print(file.with_suffix(".out").read_text(errors="replace"), flush=True)
+    return [_read_outcome(file.with_suffix(".json"), part) for part, file in files.items()]
+
+
+def _run_parts(parts: Sequence[str]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for part in parts:
+        outcomes += run_together(part.split("+")) if "+" in part else [run_part(part)]
+    return outcomes
+
+
+def _print_summary(outcomes: Sequence[Outcome]) -> int:
+    """Print what every part came to; return 0 if nothing failed."""
     print("\n=== summary")
     for outcome in outcomes:
         print(
@@ -214,6 +260,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush=True,
     )
     return 1 if failed or not passed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the parts that are named; return 0 if nothing failed."""
+    parser = argparse.ArgumentParser(prog="ci/suite.py", description=__doc__)
+    parser.add_argument("parts", nargs="+", metavar="PART[+PART...]")
+    parser.add_argument(
+        "--outcome", type=Path, help="run one part, beside others, and write its outcome here"
+    )
+    args = parser.parse_args(argv)
+    processes.exit_on_signals()
+    os.chdir(kernels.ROOT)
+    (kernels.ROOT / "build").mkdir(exist_ok=True)
+    if args.outcome:
+        outcome = run_part(args.parts[0], lock=False)
+        args.outcome.write_text(json.dumps(dataclasses.asdict(outcome)))
+        return int(outcome.failed > 0)
+    return _print_summary(_run_parts(args.parts))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,17 @@ import logscan
 import processes
 import qmp
 
-__all__ = ["Guest", "GuestError", "GuestSetupFailed", "LostGuest", "Result", "kvm_works", "main", "run"]
+__all__ = [
+    "Guest",
+    "GuestError",
+    "GuestSetupFailed",
+    "LostGuest",
+    "Result",
+    "kvm_works",
+    "main",
+    "only_guest",
+    "run",
+]
 
 Process = subprocess.Popen[bytes]
 
@@ -235,11 +245,8 @@ def _process(command: Sequence[str], output: int | IO[bytes]) -> AbstractContext
 
 
 @contextlib.contextmanager
-def _only_guest(wait: bool) -> Iterator[None]:
+def only_guest() -> Iterator[None]:
     """Keep other guests of this machine out: timings and memory are not shared."""
-    if not wait:
-        yield
-        return
     with (kernels.cache_dir() / "vm.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -349,7 +356,7 @@ def run(
     (out / "environment").write_text("".join(lines))
     (out / "command").write_text("ulimit -l unlimited\nexec " + shlex.join(command) + "\n")
     tails = [_Tail(out / "stdout", sys.stdout.buffer), _Tail(out / "stderr", sys.stderr.buffer)]
-    with _only_guest(lock), (out / "console").open("wb") as console:
+    with only_guest() if lock else contextlib.nullcontext(), (out / "console").open("wb") as console:
         argv = vng_command(guest, kernel, out, kvm=not guest.icount and kvm_works(kernel.image))
         with _process(argv, console) as process, _monitored(guest, out) as monitor:
             _wait(process, out, time.monotonic() + guest.timeout, tails, monitor)

@@ -234,6 +234,17 @@ def test_guest_that_panics_is_lost() -> None:
 
 
 @pytest.mark.slow
+def test_parts_side_by_side_count_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    found = suite.run_together(["nothing", "neither"])
+    assert [(outcome.part, outcome.passed, outcome.failed) for outcome in found] == [
+        ("nothing", 0, 1),
+        ("neither", 0, 1),
+    ]
+    assert "no part 'nothing'" in found[0].failures[0]
+    # what they print is not lost
+    assert "=== neither" in capsys.readouterr().out
+
+
 def test_the_suite_takes_its_guest_with_it(tmp_path: Path) -> None:
     def guests() -> list[str]:
         found = subprocess.run(
