@@ -233,7 +233,6 @@ def test_guest_that_panics_is_lost() -> None:
     assert done.returncode == vm.EXIT_LOST
 
 
-@pytest.mark.slow
 def test_parts_side_by_side_count_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     found = suite.run_together(["nothing", "neither"])
     assert [(outcome.part, outcome.passed, outcome.failed) for outcome in found] == [
@@ -245,6 +244,7 @@ def test_parts_side_by_side_count_like_any_other(capsys: pytest.CaptureFixture[s
     assert "=== neither" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_suite_takes_its_guest_with_it(tmp_path: Path) -> None:
     def guests() -> list[str]:
         found = subprocess.run(
