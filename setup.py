@@ -10,6 +10,7 @@ PACKAGES = {
     "exmap_drgn": "cli/exmap_drgn",
     "exmap_netlink": "cli/exmap_netlink",
     "exmapdb": "dbms/exmapdb",
+    "exmapdb.bench": "dbms/exmapdb/bench",
 }
 
 setup(

@@ -1,4 +1,4 @@
-"""The command line: exmapdb demo, stat, check, import, export, backup, restore, shell."""
+"""The command line: exmapdb demo, stat, check, import, export, backup, restore, shell, bench."""
 
 import code
 import dataclasses
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table as Grid
 
 from exmapdb.backup import BackupResult, restore
+from exmapdb.bench.cli import bench
 from exmapdb.database import Backend, Database, open_database
 from exmapdb.demo import Demo, DemoConfig, DemoResult
 from exmapdb.errors import ExmapdbError
@@ -26,6 +27,9 @@ __all__ = ["app"]
 PAGES_PER_MIB = 256
 
 app = typer.Typer(help="A database whose pages live in memory that it maps itself.", no_args_is_help=True)
+
+
+app.command()(bench)
 
 
 class BackendName(enum.StrEnum):

@@ -11,6 +11,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,10 @@ def test_snapshots_and_transactions_beside_writers_on_the_kernel_backend(folder:
         for thread in writers:
             thread.start()
         for _ in range(4):
+            # a thread's first call of numpy.random may take longer than all snapshots
+            commits = db.stats().commits
+            while db.stats().commits < commits + 4:
+                time.sleep(0.001)
             with db.snapshot() as snapshot:
                 for _ in range(2):
                     seen = [batch["n"].values for batch in snapshot.table("t").scan(columns=["n"])]
@@ -239,6 +244,27 @@ def test_snapshots_and_transactions_beside_writers_on_the_kernel_backend(folder:
         assert problems == []
         assert sum(batch["n"].values.sum() for batch in table.scan()) == 0
         assert db.stats().commits > 10
+
+
+def test_backups_and_indexes_on_the_kernel_backend(folder: Path) -> None:
+    load(folder / "t.exdb", "kernel")
+    with exmapdb.open(folder / "t.exdb", memory="512KiB", backend="kernel", log="2MiB") as db:
+        db.create_index("t", "by_v", "v")
+        full = db.backup(folder / "full")
+        db.table("t").delete_many({"k": range(100, 200)})
+        changed = db.backup(folder / "changed", base=folder / "full")
+        assert 0 < changed.stored < full.stored == full.pages
+        db.table("t").delete_many({"k": range(200, 300)})
+    files = [folder / "full", folder / "changed"]
+    exmapdb.restore(folder / "copy.exdb", files, backend="kernel", memory="512KiB")
+    check_file(folder / "copy.exdb")
+    with exmapdb.open(folder / "copy.exdb", memory="512KiB", backend="kernel", log="2MiB") as db:
+        table = db.table("t")
+        expected = [(k, f"{k:080}") for k in range(ROWS) if not 100 <= k < 200]
+        assert [row for batch in table.scan(index="by_v") for row in batch.to_rows()] == expected
+        batch, found = table.lookup({"k": np.array([99, 100, 250])}, columns=["k"])
+        assert batch["k"].values.tolist() == [99, 250]
+        assert found.tolist() == [True, False, True]
 
 
 def test_threads_share_a_table_on_the_kernel_backend(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Benches of exmapdb beside other engines."""

@@ -1,0 +1,156 @@
+"""YCSB's workloads A to F (Cooper et al., "Benchmarking Cloud Serving Systems with YCSB", SoCC 2010).
+
+Values have 100 bytes, and keys are integers; the most popular ones of a zipfian choice (0.99) are scattered
+over all keys, as YCSB's hash does.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmapdb.bench.engines import Engine
+
+__all__ = ["WORKLOADS", "Measured", "Workload", "prepare", "run", "values_of"]
+
+VALUE_BYTES = 100
+BATCH = 256
+THETA = 0.99
+SCAN_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The share of each operation, and which keys are popular: "zipfian", "uniform" or "latest"."""
+
+    read: float = 0
+    update: float = 0
+    insert: float = 0
+    scan: float = 0
+    modify: float = 0
+    popular: str = "zipfian"
+
+
+WORKLOADS: dict[str, Workload] = {
+    "ycsb-a": Workload(read=0.5, update=0.5),
+    "ycsb-b": Workload(read=0.95, update=0.05),
+    "ycsb-c": Workload(read=1),
+    "ycsb-d": Workload(read=0.95, insert=0.05, popular="latest"),
+    "ycsb-e": Workload(scan=0.95, insert=0.05),
+    "ycsb-f": Workload(read=0.5, modify=0.5),
+}
+
+KINDS = ("read", "update", "insert", "scan", "modify")
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What is done, in order: the kind of each (its place in KINDS), its key, and the rows of a scan."""
+
+    kinds: NDArray[np.int8]
+    keys: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run: operations a second, and the 99th percentile of a call, in microseconds."""
+
+    rate: float
+    p99: float
+
+
+def ranks(rng: np.random.Generator, popular: str, rows: int, count: int) -> NDArray[np.int64]:
+    """Choose among so many rows, the first the most popular one."""
+    if popular == "uniform":
+        return rng.integers(0, rows, count)
+    weights = 1 / np.arange(1, rows + 1) ** THETA
+    ends = np.cumsum(weights)
+    found: NDArray[np.int64] = np.searchsorted(ends, rng.random(count) * ends[-1]).astype(np.int64)
+    return found
+
+
+def prepare(workload: Workload, rows: int, count: int, seed: int) -> Operations:
+    """Choose operations on a table that has `rows` rows, of the keys from 0 on."""
+    rng = np.random.default_rng(seed)
+    shares = [getattr(workload, kind) for kind in KINDS]
+    kinds = rng.choice(len(KINDS), count, p=shares).astype(np.int8)
+    inserts = kinds == KINDS.index("insert")
+    # how many rows there are before each operation
+    there = rows + np.cumsum(inserts) - inserts
+    chosen = ranks(rng, workload.popular, rows, count)
+    if workload.popular == "latest":
+        keys = there - 1 - chosen
+    else:
+        keys = np.random.default_rng(7).permutation(rows)[chosen]
+    keys = np.where(inserts, there, keys).astype(np.int64)
+    return Operations(kinds, keys, rng.integers(1, SCAN_ROWS + 1, count))
+
+
+def values_of(keys: NDArray[np.int64]) -> list[bytes]:
+    """Return values for keys."""
+    return [b"%0*d" % (VALUE_BYTES, key) for key in keys.tolist()]
+
+
+def run(engine: Engine, operations: Operations, batched: bool) -> Measured:
+    """Do all operations, one by one, or as many at a time as a batch has."""
+    calls = batches(engine, operations) if batched else singles(engine, operations)
+    times = list(calls)
+    p99 = statistics.quantiles(times, n=100)[98] if len(times) > 1 else times[0]
+    return Measured(len(operations.keys) / (sum(times) / 1e9), p99 / 1000)
+
+
+def singles(engine: Engine, operations: Operations) -> Iterator[int]:
+    """Do one operation after the other; the nanoseconds of each."""
+    clock = time.perf_counter_ns
+    value = b"u" * VALUE_BYTES
+    columns = (operations.kinds.tolist(), operations.keys.tolist(), operations.lengths.tolist())
+    for kind, key, length in zip(*columns, strict=True):
+        start = clock()
+        if kind == 0:
+            found = engine.get(key)
+        elif kind == 3:
+            found = engine.scan(key, length)
+        else:
+            found = engine.get(key) if kind == 4 else VALUE_BYTES
+            engine.put(key, value)
+        end = clock()
+        check(found, key)
+        yield end - start
+
+
+def batches(engine: Engine, operations: Operations) -> Iterator[int]:
+    """Do a batch's reads in one call, then its writes in one transaction; the nanoseconds of each batch."""
+    clock = time.perf_counter_ns
+    for first in range(0, len(operations.keys), BATCH):
+        part = slice(first, first + BATCH)
+        kinds, keys = operations.kinds[part], operations.keys[part]
+        reads = keys[(kinds == 0) | (kinds == 4)]
+        writes = np.unique(keys[(kinds == 1) | (kinds == 2) | (kinds == 4)])
+        scans: Sequence[tuple[int, int]] = list(
+            zip(keys[kinds == 3].tolist(), operations.lengths[part][kinds == 3].tolist(), strict=True)
+        )
+        # what is read may be inserted in the same batch
+        late = np.isin(reads, writes) & np.isin(reads, keys[kinds == 2])
+        reads, values = reads[~late], [b"u" * VALUE_BYTES] * len(writes)
+        start = clock()
+        found = engine.get_many(reads) if len(reads) else 0
+        for key, length in scans:
+            engine.scan(key, length)
+        if len(writes):
+            engine.put_many(writes, values)
+        end = clock()
+        if found != len(reads) * VALUE_BYTES:
+            raise AssertionError(f"{found} bytes of {len(reads)} values")
+        yield end - start
+
+
+def check(found: int, key: int) -> None:
+    """Raise AssertionError if nothing was found."""
+    if found < VALUE_BYTES:
+        raise AssertionError(f"key {key}: {found} bytes")

@@ -1,0 +1,81 @@
+"""The bench of exmapdb: its records, and the operations that it chooses. Posix backend."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from exmapdb.bench.engines import ENGINES, Setup
+from exmapdb.bench.runner import load
+from exmapdb.bench.ycsb import WORKLOADS, prepare, run
+from exmapdb.cli import app
+from typer.testing import CliRunner
+
+SCHEMA = Path(__file__).resolve().parents[2] / "docs/reference/bench-records.schema.json"
+SMALL = ["--rows", "1000", "--operations", "300", "--rounds", "1", "--backend", "posix", "--no-durable"]
+
+
+def bench(*options: str) -> Any:
+    done = CliRunner().invoke(app, ["bench", *SMALL, "--json", *options])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_records_follow_the_schema_and_compare_with_each_peer() -> None:
+    pytest.importorskip("lmdb")
+    records = bench("--workloads", "ycsb-c,ycsb-f")
+    jsonschema.validate(records, json.loads(SCHEMA.read_text()))
+    seen = {(r["case"], r["metric"], r["baseline"]) for r in records}
+    cases = [
+        f"workload={work},data=memory,api={api},threads=1,engine=exmapdb"
+        for work in ("ycsb-c", "ycsb-f")
+        for api in ("single", "batch")
+    ]
+    expected = {(c, m, p) for c in cases for m in ("ops_per_s", "p99_us") for p in ("sqlite", "lmdb")}
+    scan = "workload=scan,data=memory,api=batch,threads=1,engine=exmapdb"
+    assert seen == expected | {(scan, "scan_vs_memcpy", "memcpy")}
+
+
+def test_less_cache_than_data_leaves_out_who_has_none_of_its_own() -> None:
+    records = bench("--workloads", "ycsb-b", "--data", "4x", "--keys", "uniform")
+    assert {r["baseline"] for r in records} == {"sqlite", "memcpy"}
+    assert all("data=4x" in r["case"] and r["case"].endswith("keys=uniform") for r in records)
+
+
+def test_unknown_names_are_refused() -> None:
+    done = CliRunner().invoke(app, ["bench", *SMALL, "--workloads", "ycsb-g"])
+    assert done.exit_code == 2
+    assert "ycsb-g" in done.output
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("name", ["exmapdb", "sqlite", "lmdb"])
+def test_all_engines_do_the_same(tmp_path: Path, name: str, batched: bool) -> None:
+    if name == "lmdb":
+        pytest.importorskip("lmdb")
+    engine = ENGINES[name](Setup(tmp_path, 1 << 20, False, "posix"))
+    load(engine, 1000)
+    for work in WORKLOADS.values():
+        assert run(engine, prepare(work, 1000, 600, 1), batched).rate > 0
+    assert engine.scan(0, 5) == 500
+    assert engine.get(5) == 100
+    assert engine.get(5000) == 0
+    assert engine.get_many(np.array([1, 2, 5000])) == 200
+    engine.close()
+
+
+def test_keys_and_operations_are_chosen_as_the_workload_says() -> None:
+    # of 10,000 keys the hundred most popular get about a half if the choice is zipfian, few if uniform
+    keys = prepare(WORKLOADS["ycsb-c"], 10_000, 20_000, 1).keys
+    counts = np.sort(np.bincount(keys))[::-1]
+    assert 0.4 < counts[:100].sum() / 20_000 < 0.65
+    uniform = prepare(dataclasses.replace(WORKLOADS["ycsb-c"], popular="uniform"), 10_000, 20_000, 1).keys
+    assert np.sort(np.bincount(uniform))[-100:].sum() / 20_000 < 0.06
+    latest = prepare(WORKLOADS["ycsb-d"], 10_000, 20_000, 1).keys
+    age = np.maximum.accumulate(np.maximum(latest, 9_999)) - latest
+    assert 0.4 < (age < 100).mean() < 0.65
+    kinds = prepare(WORKLOADS["ycsb-b"], 1000, 20_000, 1).kinds
+    assert 0.93 < (kinds == 0).mean() < 0.97
