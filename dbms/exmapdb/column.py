@@ -110,8 +110,8 @@ def from_python(kind: ColumnType, value: Any) -> Any:
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidValueError(f"{value!r} is no {kind}: {error}") from error
     if kind.storage.kind == "i":
-        limits = np.iinfo(kind.storage.type)  # type: ignore[type-var]
-        if not limits.min <= stored <= limits.max:
+        limit = 1 << (8 * kind.storage.itemsize - 1)
+        if not -limit <= stored < limit:
             raise InvalidValueError(f"{value!r} is out of the range of {kind}")
     return stored
 

@@ -218,7 +218,7 @@ class Database:
         self._backing = backing
         self._handle = handle
         self._closed = False
-        self._workers = WorkerPool([Worker(i, lib.exdb_worker_at(handle, i)) for i in range(workers)])
+        self.workers = WorkerPool([Worker(i, lib.exdb_worker_at(handle, i)) for i in range(workers)])
         self._lock = threading.RLock()
         self._tables: dict[str, Table] = {}
         self._frozen: Frozen | None = None
@@ -424,7 +424,7 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            worker = self._workers.close()
+            worker = self.workers.close()
             if self._frozen is not None:
                 self._frozen.close()
             for txn in list(self._transactions):
@@ -484,11 +484,11 @@ class Database:
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
         """Lend a channel into the native core, waiting for one if need be. DatabaseClosedError."""
-        worker = self._workers.take()
+        worker = self.workers.take()
         try:
             yield worker
         finally:
-            self._workers.give(worker)
+            self.workers.give(worker)
 
     def error(self, code: int, page: int) -> StorageError:
         """Make the exception for a negative result of the native core."""

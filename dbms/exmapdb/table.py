@@ -214,21 +214,34 @@ class Table:
         """
         layout = self._layout
         parts = self._whole_key(layout, key)
-        with self._session() as (worker, txn):
-            buffer = layout.buffer(worker.index)
-            layout.encode_key(buffer.key, parts)
-            code = lib.exdb_table_get(
-                worker.handle, txn, layout.handle, self.tree, buffer.key, buffer.vectors
-            )
-            if not code:
-                return buffer.to_row()
-            page = worker.error_page
+        if self._view is not None:
+            with self._view.session() as (worker, txn):
+                return self._get(layout, parts, worker, txn)
+        # as _session does, but quicker
+        workers = self._database.workers
+        worker = workers.take()
+        try:
+            return self._get(layout, parts, worker, ffi.NULL)
+        except SchemaChangedError:
+            pass
+        finally:
+            workers.give(worker)
+        self.refresh()
+        return self.get(key)
+
+    def _get(
+        self, layout: Layout, parts: tuple[object, ...], worker: Worker, txn: Any
+    ) -> dict[str, Any] | None:
+        buffer = layout.buffer(worker.index)
+        layout.encode_key(buffer.key, parts)
+        code = lib.exdb_table_get(
+            worker.handle, txn, layout.handle, layout.info.tree, buffer.key, buffer.vectors
+        )
+        if not code:
+            return buffer.to_row()
         if code == -errno.ENOENT:
             return None
-        if code == -errno.ESTALE and self._view is None:
-            self.refresh()
-            return self.get(key)
-        return self._raise(code, page, 0)
+        return self._raise(code, worker.error_page, 0)
 
     @with_current_layout
     def lookup(

@@ -75,8 +75,17 @@ static_assert(4 * (EXDB_ROW_MAX + sizeof(struct node_slot)) <= NODE_SPACE,
 static inline int key_compare(const uint8_t *a, unsigned int a_length, const uint8_t *b,
 			      unsigned int b_length)
 {
-	int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
+	uint64_t x, y;
+	int order;
 
+	/* numbers differ in their first eight bytes or not at all: spare them the call */
+	if (a_length >= sizeof(x) && b_length >= sizeof(y)) {
+		memcpy(&x, a, sizeof(x));
+		memcpy(&y, b, sizeof(y));
+		if (x != y)
+			return __builtin_bswap64(x) < __builtin_bswap64(y) ? -1 : 1;
+	}
+	order = memcmp(a, b, a_length < b_length ? a_length : b_length);
 	return order ? order : (int)a_length - (int)b_length;
 }
 
