@@ -281,6 +281,68 @@ DEFINE_EVENT(exmap_snapshot_event, exmap_snapshot_gone,
 	TP_ARGS(snap)
 );
 
+/* The kernel puts a command into a queue that it drives; the doorbell comes later. */
+TRACE_EVENT(exmap_nvme_submit,
+	TP_PROTO(u32 controller, u16 qid, u16 cid, u8 opcode, u64 pos, u64 bytes),
+	TP_ARGS(controller, qid, cid, opcode, pos, bytes),
+	TP_STRUCT__entry(
+		__field(u32, controller)
+		__field(u16, qid)
+		__field(u16, cid)
+		__field(u8, opcode)
+		__field(u64, pos)
+		__field(u64, bytes)
+	),
+	TP_fast_assign(
+		__entry->controller = controller;
+		__entry->qid = qid;
+		__entry->cid = cid;
+		__entry->opcode = opcode;
+		__entry->pos = pos;
+		__entry->bytes = bytes;
+	),
+	TP_printk("controller=%#x qid=%u cid=%u opcode=%#x pos=%llu bytes=%llu",
+		  __entry->controller, __entry->qid, __entry->cid, __entry->opcode, __entry->pos,
+		  __entry->bytes)
+);
+
+/* It finds the command's completion; left is what is still in flight in that queue. */
+TRACE_EVENT(exmap_nvme_complete,
+	TP_PROTO(u32 controller, u16 qid, u16 cid, u16 status, unsigned int left),
+	TP_ARGS(controller, qid, cid, status, left),
+	TP_STRUCT__entry(
+		__field(u32, controller)
+		__field(u16, qid)
+		__field(u16, cid)
+		__field(u16, status)
+		__field(unsigned int, left)
+	),
+	TP_fast_assign(
+		__entry->controller = controller;
+		__entry->qid = qid;
+		__entry->cid = cid;
+		__entry->status = status;
+		__entry->left = left;
+	),
+	TP_printk("controller=%#x qid=%u cid=%u status=%#x left=%u", __entry->controller,
+		  __entry->qid, __entry->cid, __entry->status, __entry->left)
+);
+
+/* A controller is reset, and all its queues are dead; error is what their users are told. */
+TRACE_EVENT(exmap_nvme_reset,
+	TP_PROTO(u32 controller, int error),
+	TP_ARGS(controller, error),
+	TP_STRUCT__entry(
+		__field(u32, controller)
+		__field(int, error)
+	),
+	TP_fast_assign(
+		__entry->controller = controller;
+		__entry->error = error;
+	),
+	TP_printk("controller=%#x error=%d", __entry->controller, __entry->error)
+);
+
 #endif /* _EXMAP_TRACE_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -29,6 +29,9 @@ EVENTS = (
     "keep",
     "snapshot_broken",
     "snapshot_gone",
+    "nvme_submit",
+    "nvme_complete",
+    "nvme_reset",
 )
 LINE = re.compile(r"^.{1,16}-(\d+)\s+\[\d+\] .*?\s(\d+)\.(\d{6}): exmap_(\w+): (.*)$")
 

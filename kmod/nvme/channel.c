@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 
 #include "nvme.h"
+#include "trace.h"
 
 #define PRP_PAGES	4	/* of memory for PRP lists */
 #define LIST_ENTRIES	(PAGE_SIZE / sizeof(__le64))
@@ -154,6 +155,7 @@ void exmap_nvme_channel_push(struct exmap_nvme_channel *ch, u8 opcode, u64 pos, 
 	else if (nr > 2)
 		cmd->rw.dptr.prp2 = cpu_to_le64(write_list(ch, addresses, nr));
 	ch->tail = (ch->tail + 1) % ch->pair.depth;
+	trace_exmap_nvme_submit(exmap_nvme_controller_id(ctrl), ch->pair.qid, id, opcode, pos, len);
 }
 
 static void end_command(struct exmap_nvme_channel *ch, u16 id, u16 status)
@@ -163,6 +165,8 @@ static void end_command(struct exmap_nvme_channel *ch, u16 id, u16 status)
 	*slot->ret = status >> 1 & 0x7ff ? -EIO : slot->len;
 	slot->ret = NULL;
 	ch->ids[ch->nr_ids++] = id;
+	trace_exmap_nvme_complete(exmap_nvme_controller_id(ch->pair.ctrl), ch->pair.qid, id,
+				  status >> 1 & 0x7ff, in_flight(ch));
 }
 
 /* Take the completions that are there; returns whether there were any. */

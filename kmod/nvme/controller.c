@@ -10,6 +10,7 @@
 #include <linux/io-64-nonatomic-lo-hi.h>
 
 #include "nvme.h"
+#include "trace.h"
 
 #define ADMIN_SECONDS		10
 #define SHUTDOWN_SECONDS	10
@@ -338,6 +339,7 @@ void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error)
 	if (ctrl->state != EXMAP_NVME_LIVE)
 		return;
 	disable_controller(ctrl);
+	trace_exmap_nvme_reset(exmap_nvme_controller_id(ctrl), error);
 	ctrl->state = EXMAP_NVME_DOWN;
 	exmap_nvme_channels_drop(ctrl);
 	exmap_nvme_queue_drop_all(ctrl, error);

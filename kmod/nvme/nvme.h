@@ -226,6 +226,13 @@ void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_command *cmd,
 				u32 *result);
 
+/* What tracepoints call a controller: segment, bus, and device with function, as in its address. */
+static inline u32 exmap_nvme_controller_id(const struct exmap_nvme_controller *ctrl)
+{
+	return (u32)pci_domain_nr(ctrl->pdev->bus) << 16 | ctrl->pdev->bus->number << 8 |
+	       ctrl->pdev->devfn;
+}
+
 /* The doorbells of a queue: PCIe 3.1.2.  Offset from the first one of the controller. */
 static inline u64 exmap_nvme_doorbell(const struct exmap_nvme_controller *ctrl, unsigned int qid,
 				      bool cq)

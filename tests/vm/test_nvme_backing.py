@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from pathlib import Path
 
 import exmapdb
 import numpy as np
@@ -84,3 +85,28 @@ def test_a_controller_with_something_else_on_it_is_not_overwritten(empty_control
     os.close(fd)
     with pytest.raises(exmapdb.DeviceInUseError, match="not empty"):
         exmapdb.open(empty_controller, flag="c")
+
+
+@pytest.mark.vm
+def test_a_trace_sees_each_command_and_the_reset() -> None:
+    address = owned_controller()
+    tracing = Path("/sys/kernel/tracing/instances/nvme-test")
+    tracing.mkdir()
+    try:
+        (tracing / "events/exmap/enable").write_text("1")
+        with Region.open(pages=64, pool=64, backend="kernel", backing=f"nvme:{address}") as region:
+            region[0].read(range(0, 32, 2))
+        with Region.open(pages=64, pool=64, backend="kernel") as region:
+            region[0].alloc([0])
+            with region.nvme(address) as queue:
+                queue.reset()
+        lines = (tracing / "trace").read_text().splitlines()
+    finally:
+        tracing.rmdir()
+    submitted = [line for line in lines if "exmap_nvme_submit:" in line]
+    assert len(submitted) == 16
+    assert all("opcode=0x2 " in line and "bytes=4096" in line for line in submitted)
+    completed = [line for line in lines if "exmap_nvme_complete:" in line]
+    assert len(completed) == 16
+    assert completed[-1].endswith("status=0x0 left=0")
+    assert len([line for line in lines if "exmap_nvme_reset:" in line and "error=-5" in line]) == 1
