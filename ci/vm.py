@@ -50,6 +50,7 @@ EXIT_LOST = 125
 PROBE_SECONDS = 40.0
 MAX_DUMP = 1 << 30
 BAD_READ, BAD_WRITE = 8 << 20, 12 << 20
+SLOW_IOPS = 500
 
 
 class GuestError(Exception):
@@ -69,7 +70,8 @@ class Guest:
     """What to boot.
 
     nvme holds the sizes of emulated disks as qemu-img understands them ("1G").  A disk
-    of a size that ends in ":bad" cannot read its block of 4 KiB at BAD_READ, nor write
+    of a size that ends in ":slow" does SLOW_IOPS transfers a second; one of a size that
+    ends in ":bad" cannot read its block of 4 KiB at BAD_READ, nor write
     the one at BAD_WRITE.
     timeout is in seconds and covers boot and command.
     dump is a file that gets the memory of a guest that panics or runs out of time.
@@ -149,11 +151,15 @@ def _disk_options(guest: Guest, out: Path) -> list[str]:
     options = []
     for number, size in enumerate(guest.nvme):
         image = out / f"nvme{number}.img"
-        size, _, bad = size.partition(":")
+        size, _, flaw = size.partition(":")
         subprocess.run(["truncate", "-s", size, str(image)], check=True)
         file = f"file={image}"
-        if bad:
+        if flaw == "slow":
+            file += f",throttling.iops-total={SLOW_IOPS}"
+        elif flaw == "bad":
             file = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={image}{_bad_blocks()}"
+        elif flaw:
+            raise GuestError(f"--nvme {size}:{flaw}: a disk is bad or slow, or neither")
         options += [
             f"-drive {file},if=none,id=n{number},format=raw,cache=writeback",
             f"-device nvme,drive=n{number},serial=exmap{number},max_ioqpairs=8",
@@ -399,7 +405,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--kernel", default="6.12", choices=list(kernels.matrix()))
     verb.add_argument("--smp", type=int, default=2, metavar="N")
     verb.add_argument("--memory", default="3G", metavar="M")
-    verb.add_argument("--nvme", default="", metavar="SIZE[:bad][,SIZE]", help="emulated NVMe disks")
+    verb.add_argument("--nvme", default="", metavar="SIZE[:bad|:slow][,SIZE]", help="emulated NVMe disks")
     verb.add_argument("--iommu", action="store_true", help="give the guest a virtual IOMMU")
     verb.add_argument("--icount", action="store_true", help="one CPU; thread CPU time counts instructions")
     verb.add_argument("--load", action="store_true", help="load the module, and unload it afterwards")

@@ -107,6 +107,14 @@ def test_disks_and_iommu_become_devices(tmp_path: Path) -> None:
     assert [p.stat().st_size for p in sorted(tmp_path.glob("*.img"))] == [2**20, 2**21]
 
 
+def test_disks_may_be_bad_or_slow_and_nothing_else(tmp_path: Path) -> None:
+    command = command_of(vm.Guest(nvme=("16M:bad", "1M:slow", "1M")), tmp_path)
+    assert command.count("blkdebug") == 1
+    assert command.count("throttling.iops-total") == 1
+    with pytest.raises(vm.GuestError, match="1M:quick"):
+        command_of(vm.Guest(nvme=("1M:quick",)), tmp_path)
+
+
 def test_every_kernel_of_the_matrix_has_a_source() -> None:
     assert {"6.1", "6.12", "debug"} <= set(kernels.matrix())
     for entry in kernels.matrix().values():

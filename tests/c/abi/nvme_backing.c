@@ -435,3 +435,35 @@ CASE(nvme_backing_survives_users_who_are_killed)
 			CHECK(!in_child(share, &survivor));
 	}
 }
+
+/* On a disk of ci/vm run --nvme SIZE:slow, with EXMAP_SLOW_DISK=1: what waits sleeps. */
+CASE(nvme_backing_sleeps_while_a_slow_device_works)
+{
+	struct timespec begin, end;
+	int fd = open_backing();
+	struct region r = region_on(fd, 1024, 512);
+	time_t start = now();
+	unsigned int i;
+	long used, round;
+
+	if (!getenv("EXMAP_SLOW_DISK")) {
+		puts("EXMAP_SLOW_DISK does not say that the disk is slow");
+		_exit(SKIP);
+	}
+	CHECK(!clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin));
+	for (round = 0; round < 4; round++) {
+		for (i = 0; i < 512; i++) {
+			r.itf[0]->iov[i].value = i * 2;
+			r.itf[0]->iov[i].len = 1;
+		}
+		CHECK(act(&r, 0, EXMAP_OP_READ, 512, 0) == 0);
+		for (i = 0; i < 512; i++)
+			r.itf[0]->iov[i].value = i * 2 | 1ull << 52;
+		CHECK(act(&r, 0, EXMAP_OP_FREE, 512, 0) == 0);
+	}
+	CHECK(!clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end));
+	used = (end.tv_sec - begin.tv_sec) * 1000 + (end.tv_nsec - begin.tv_nsec) / 1000000;
+	printf("%ld ms of processor in %ld s\n", used, (long)(now() - start));
+	CHECK(now() - start >= 3);
+	CHECK(used < (now() - start) * 500);
+}
