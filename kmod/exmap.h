@@ -449,11 +449,9 @@ void exmap_region_put(struct exmap_region *region);
 int exmap_region_setup(struct exmap_region *region, const struct exmap_ioctl_setup *setup);
 int exmap_region_resize(struct exmap_region *region, u64 nr_pages);
 void exmap_region_tune(struct exmap_region *region, u32 flush_threshold);
-int exmap_region_mmap(struct exmap_region *region, struct vm_area_struct *vma);
 int exmap_region_barrier(struct exmap_region *region);
 void exmap_region_freeze(struct exmap_region *region);
 void exmap_region_thaw(struct exmap_region *region);
-bool exmap_region_gate_closed(struct exmap_region *region);
 int exmap_region_reclaim(struct exmap_region *region);
 int exmap_region_take_frames(struct exmap_region *region, u32 *frames, u32 nr);
 void exmap_region_counters(struct exmap_region *region, struct exmap_counters *counters);
@@ -492,6 +490,17 @@ int exmap_op_unshare_page(struct exmap_op *op, u64 page);
 void exmap_op_copy_read(struct exmap_snapshot *snap, u64 page, u64 end);
 void exmap_op_empty_ring(struct exmap_op *op);
 void exmap_op_finish(struct exmap_op *op, bool lazy);
+
+/* mapping.c */
+
+/* Flags for which the mapping needs operations of its own. */
+#define EXMAP_MAPPING_FLAGS	(EXMAP_FAULT_ZERO | EXMAP_SNAPSHOTS)
+
+int exmap_region_mmap(struct exmap_region *region, struct vm_area_struct *vma);
+
+/* notifier.c */
+extern const struct mmu_notifier_ops exmap_notifier_ops;
+bool exmap_region_gate_closed(struct exmap_region *region);
 
 /* interface.c */
 struct exmap_interface *exmap_interface_create(void);

@@ -6,7 +6,7 @@
  * keep a pointer to each and write entries under its page-table lock, so that
  * the slow path of get_user_pages takes its references against a stable entry.
  * Nobody else writes our entries: mmu notifiers empty them before the core
- * looks (region.c), and the flags of the mapping keep fork, migration and
+ * looks (notifier.c), and the flags of the mapping keep fork, migration and
  * reclaim away.
  */
 #include <linux/mm.h>
