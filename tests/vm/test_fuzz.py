@@ -1,0 +1,44 @@
+"""Random calls of the whole ABI: see tests/c/fuzz/main.c. The kernel's log is the judge."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).resolve().parents[1] / "c/fuzz"
+UAPI = Path(__file__).resolve().parents[2] / "kmod/uapi"
+# of a kernel that watches itself: ci/debug
+DEBUG = Path("/proc/lockdep").exists()
+HALF_AN_HOUR = 1800
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fuzz") / "fuzz"
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{UAPI}"]
+    subprocess.run(["gcc", *flags, *map(str, sorted(SOURCES.glob("*.c"))), "-o", str(path)], check=True)
+    return path
+
+
+def fuzz(program: Path, seconds: int, seed: int) -> dict[str, int]:
+    done = subprocess.run(
+        [str(program), str(seconds), str(seed)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=seconds * 2 + 60,
+    )
+    assert done.returncode == 0, done.stdout
+    return {key: int(value) for key, value in (field.split("=") for field in done.stdout.split())}
+
+
+def test_random_calls_harm_nobody(program: Path) -> None:
+    found = fuzz(program, 120 if DEBUG else 8, 1)
+    assert found["kills"] > 0
+    # wrong ones, and right ones
+    assert 0 < found["successes"] < found["calls"]
+
+
+@pytest.mark.slow
+def test_half_an_hour_of_random_calls(program: Path) -> None:
+    assert fuzz(program, HALF_AN_HOUR, 1_000_000)["successes"] > 0
