@@ -114,7 +114,7 @@ static int read_page(struct exdb_worker *w, uint64_t page)
 		ret = disk_read(db->backing_fd, &block, &mem, 1, &done);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
-	w->counts.read++;
+	count_up(&w->counts.read, 1);
 	return page_verify(mem, page);
 }
 
@@ -143,7 +143,7 @@ static int fault(struct exdb_worker *w, uint64_t page)
 	if (ret)
 		return ret;
 	buffer_note_resident(db, page);
-	w->counts.misses++;
+	count_up(&w->counts.misses, 1);
 	return 0;
 }
 
@@ -178,7 +178,7 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 			break;
 		}
 		if (state_try_shared(word, v)) {
-			w->counts.hits++;
+			count_up(&w->counts.hits, 1);
 			break;
 		}
 		wait_for_latch(&spins);
@@ -209,7 +209,7 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 		}
 		if ((state == STATE_UNLOCKED || state == STATE_MARKED) &&
 		    state_try_exclusive(word, v)) {
-			w->counts.hits++;
+			count_up(&w->counts.hits, 1);
 			break;
 		}
 		wait_for_latch(&spins);
@@ -341,7 +341,7 @@ static void read_pages(struct exdb_worker *w, const uint64_t *pages, unsigned in
 	}
 	while (from < n) {
 		disk_read(db->backing_fd, blocks + from, memory + from, n - from, &done);
-		w->counts.read += done;
+		count_up(&w->counts.read, done);
 		from += done + 1;
 	}
 }
@@ -374,7 +374,7 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 			continue;
 		}
 		buffer_note_resident(db, claimed[i]);
-		w->counts.prefetched++;
+		count_up(&w->counts.prefetched, 1);
 		state_release_exclusive(page_state(db, claimed[i]), STATE_UNLOCKED);
 	}
 	pthread_rwlock_unlock(&db->loading);

@@ -41,6 +41,12 @@ struct worker_counts {
 	uint64_t eviction_batches;
 };
 
+/* Atomic for exdb_stats, which reads them meanwhile. */
+static inline void count_up(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
 /**
  * struct exdb_worker - a channel for one thread at a time
  * @db: the database

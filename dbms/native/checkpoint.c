@@ -68,7 +68,7 @@ static int write_saved(struct exdb_worker *w)
 		page_seal(list->content);
 		if (!ret)
 			ret = disk_write(db->backing_fd, &list->block, &list->content, 1, &done);
-		w->counts.written += !ret;
+		count_up(&w->counts.written, !ret);
 		free(list->content);
 		free(list);
 	}

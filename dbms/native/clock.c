@@ -112,7 +112,7 @@ int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 		return checkpoint_fail(db, -ENOSPC, pages[0]);
 	}
 	ret = disk_write(db->backing_fd, blocks, memory, n, &done);
-	w->counts.written += done;
+	count_up(&w->counts.written, done);
 	note_written(db, pages, blocks, done);
 	if (!ret)
 		return 0;
@@ -166,8 +166,8 @@ static int release(struct exdb_worker *w, uint64_t *pages, unsigned int n)
 					mapped ? STATE_UNLOCKED : STATE_EVICTED);
 	}
 	__atomic_sub_fetch(&db->used, freed, __ATOMIC_RELAXED);
-	w->counts.evicted += freed;
-	w->counts.eviction_batches++;
+	count_up(&w->counts.evicted, freed);
+	count_up(&w->counts.eviction_batches, 1);
 	if (ret < 0)
 		w->error_page = pages[0];
 	return ret < 0 ? ret : (int)freed;

@@ -255,7 +255,7 @@ static int load(struct exdb_freeze *f, uint64_t page, void *mem)
 		ret = disk_read(f->db->backing_fd, &block, &mem, 1, &done);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
-	f->worker.counts.read++;
+	count_up(&f->worker.counts.read, 1);
 	return page_verify(mem, page);
 }
 
