@@ -11,4 +11,4 @@ disk=/dev/$(sh ci/guest-controller.sh exmap1)n1
 mkfs.ext4 -q -F "$disk"
 mount "$disk" "$EXMAP_TEST_DIR"
 trap 'umount "$EXMAP_TEST_DIR"' EXIT
-python -m pytest -q -p no:cacheprovider --junitxml="$EXMAP_OUT/junit.xml" "${@:-tests/vm}"
+python -m pytest -q -p no:cacheprovider --durations=12 --junitxml="$EXMAP_OUT/junit.xml" "${@:-tests/vm}"

@@ -218,22 +218,23 @@ def run_together(parts: Sequence[str]) -> list[Outcome]:
     """Run parts in processes of their own, at the same time; what they print comes when all have ended."""
     print(f"\n=== {', '.join(parts)}, side by side", flush=True)
     build = kernels.ROOT / "build"
-    files = {part: build / f"part-{part.replace(':', '-')}" for part in parts}
+    outputs = {part: build / f"part-{number}.out" for number, part in enumerate(parts)}
+    results = {part: build / f"part-{number}.json" for number, part in enumerate(parts)}
     with contextlib.ExitStack() as stack:
         if any(part.startswith("vm") for part in parts):
             stack.enter_context(vm.only_guest())
         running = {}
-        for part, file in files.items():
-            file.with_suffix(".json").unlink(missing_ok=True)
-            output = stack.enter_context(file.with_suffix(".out").open("wb"))
-            command = [sys.executable, "ci/suite.py", "--outcome", str(file.with_suffix(".json")), part]
+        for part in parts:
+            results[part].unlink(missing_ok=True)
+            output = stack.enter_context(outputs[part].open("wb"))
+            command = [sys.executable, "ci/suite.py", "--outcome", str(results[part]), part]
             running[part] = stack.enter_context(
                 processes.process_group(command, output=output, errors=subprocess.STDOUT)
             )
         _wait_for(running)
-    for file in files.values():
-        print(file.with_suffix(".out").read_text(errors="replace"), flush=True)
-    return [_read_outcome(file.with_suffix(".json"), part) for part, file in files.items()]
+    for part in parts:
+        print(outputs[part].read_text(errors="replace"), flush=True)
+    return [_read_outcome(results[part], part) for part in parts]
 
 
 def _run_parts(parts: Sequence[str]) -> list[Outcome]:
