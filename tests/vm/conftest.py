@@ -1,0 +1,61 @@
+"""After each VM test, regions that are still open are looked at in kernel memory, past the module.
+
+What a test did is checked while its fixtures are alive: afterwards there is nothing left to look at.
+"""
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+SECTIONS = Path("/sys/module/exmap/sections")
+# of reading a list that changes meanwhile
+ATTEMPTS = 5
+
+
+class Inspector:
+    """Opens kernel memory once for each time that the module is loaded, and finds what is broken."""
+
+    def __init__(self) -> None:
+        self._loaded: tuple[str, ...] = ()
+
+    def look(self) -> list[str]:
+        # takes seconds to import, and tests that need no module do without
+        import drgn
+        import exmap_drgn
+
+        try:
+            loaded = tuple((SECTIONS / name).read_text() for name in (".text", ".data"))
+        except FileNotFoundError:
+            return []
+        if loaded != self._loaded:
+            self._prog = exmap_drgn.open_live(os.environ["EXMAP_KO"])
+            self._loaded = loaded
+        for _ in range(ATTEMPTS - 1):
+            # a process that the test has left behind may close its region just now
+            with contextlib.suppress(drgn.FaultError):
+                return self._findings()
+        return self._findings()
+
+    def _findings(self) -> list[str]:
+        import exmap_drgn
+
+        return [
+            f"region {finding.region}: {finding.what}: {finding.where}"
+            for region in exmap_drgn.for_each_exmap_region(self._prog)
+            for finding in exmap_drgn.check_region(region)
+        ]
+
+
+INSPECTOR = Inspector()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Fail a test after which an invariant is broken; its fixtures are taken down all the same."""
+    findings = INSPECTOR.look()
+    yield
+    if findings:
+        pytest.fail("\n".join(["kernel memory:", *findings[:20]]), pytrace=False)
