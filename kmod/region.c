@@ -60,6 +60,8 @@ struct exmap_region *exmap_region_create(const struct inode *device)
 	mutex_init(&region->setup);
 	mutex_init(&region->world);
 	spin_lock_init(&region->gate);
+	/* a region may die before SETUP gives it a pool */
+	spin_lock_init(&region->pool.lock);
 	init_waitqueue_head(&region->wait);
 	INIT_LIST_HEAD(&region->snapshots);
 	init_rwsem(&region->snapshots_lock);
