@@ -187,22 +187,25 @@ static int claim(struct exmap_op *op, u64 page)
 	struct exmap_io *io = container_of(op, struct exmap_io, op);
 	struct exmap_frame *frames = op->region->pool.frames;
 	u32 *word = exmap_walk_word(&op->walk, page);
-	u32 old = READ_ONCE(*word); /* LAZY may become 0 at any time */
-	u32 frame = EXMAP_RES_FRAME(old);
+	u32 old, frame;
 	int ret;
 
-	if (EXMAP_RES_MAPPED(old))
-		return 0;
-	if (old & EXMAP_RES_BUSY)
-		return -EAGAIN;
-	if ((old & EXMAP_RES_LAZY) && exmap_quarantine_rescue(&frames[frame], page)) {
-		op->itf->counts.quarantine--;
-	} else {
-		ret = exmap_op_take_frame(op, &frame);
-		if (ret)
+	do {
+		old = READ_ONCE(*word); /* LAZY may become 0 at any time, 0 a mapped page */
+		frame = EXMAP_RES_FRAME(old);
+		if (EXMAP_RES_MAPPED(old))
+			return 0;
+		if (old & EXMAP_RES_BUSY)
+			return -EAGAIN;
+		if ((old & EXMAP_RES_LAZY) && exmap_quarantine_rescue(&frames[frame], page)) {
+			op->itf->counts.quarantine--;
+			WRITE_ONCE(*word, EXMAP_RES_BUSY | (frame + 1));
+			break;
+		}
+		ret = exmap_op_claim(op, word, old, EXMAP_RES_BUSY, &frame);
+		if (ret && ret != -EEXIST)
 			return ret;
-	}
-	WRITE_ONCE(*word, EXMAP_RES_BUSY | (frame + 1));
+	} while (ret);
 	op->itf->counts.busy++;
 	add_slot(io, page, frame);
 	return 1;

@@ -615,6 +615,21 @@ static __always_inline int exmap_op_take_frame(struct exmap_op *op, u32 *frame)
 	return 0;
 }
 
+/*
+ * Take a frame for an absent page whose word is @old, and claim the page for it with
+ * @bits.  -EEXIST if a call that does without the chunk's lock was faster.
+ */
+static __always_inline int exmap_op_claim(struct exmap_op *op, u32 *word, u32 old, u32 bits,
+					  u32 *frame)
+{
+	int ret = exmap_op_take_frame(op, frame);
+
+	if (unlikely(ret) || likely(cmpxchg(word, old, bits | (*frame + 1)) == old))
+		return ret;
+	op->itf->cache[op->itf->nr_cache++] = *frame;
+	return -EEXIST;
+}
+
 /* Make sure that the ring takes another page. */
 static __always_inline void exmap_op_make_room(struct exmap_op *op)
 {

@@ -184,17 +184,19 @@ static noinline int rescue(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 static __always_inline int alloc_locked(struct exmap_op *op, u64 page)
 {
 	u32 *word = exmap_walk_word(&op->walk, page);
-	u32 old = READ_ONCE(*word); /* LAZY may become 0 at any time */
-	u32 frame;
+	u32 old, frame;
 	int ret;
 
-	if (EXMAP_RES_MAPPED(old))
-		return 0;
-	if (unlikely(old & EXMAP_RES_BUSY))
-		return -EAGAIN;
-	if ((old & EXMAP_RES_LAZY) && rescue(op, page, word, EXMAP_RES_FRAME(old)))
-		return 1;
-	ret = exmap_op_take_frame(op, &frame);
+	do {
+		old = READ_ONCE(*word); /* LAZY may become 0 at any time, 0 a mapped page */
+		if (EXMAP_RES_MAPPED(old))
+			return 0;
+		if (unlikely(old & EXMAP_RES_BUSY))
+			return -EAGAIN;
+		if ((old & EXMAP_RES_LAZY) && rescue(op, page, word, EXMAP_RES_FRAME(old)))
+			return 1;
+		ret = exmap_op_claim(op, word, old, 0, &frame);
+	} while (unlikely(ret == -EEXIST));
 	if (unlikely(ret))
 		return ret;
 	map_frame(op, page, word, frame);
