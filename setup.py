@@ -11,6 +11,9 @@ PACKAGES = {
     "exmap_netlink": "cli/exmap_netlink",
     "exmapdb": "dbms/exmapdb",
     "exmapdb.bench": "dbms/exmapdb/bench",
+    # the module's sources, for dkms
+    "exmap_kmod": "kmod",
+    **{f"exmap_kmod.{name}": f"kmod/{name}" for name in ("compat", "nvme", "selftest", "uapi")},
 }
 
 setup(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exmapctl.errors import ExmapctlError
 from exmapctl.machine import CAP_IPC_LOCK, CAP_SYS_RAWIO, Machine
-from exmapctl.module import GROUP, PROJECT, find_module, source_version
+from exmapctl.module import GROUP, PROJECT, build_command, find_module, source_version
 
 __all__ = ["CHECKS", "SUPPORTED_SERIES", "Check", "examine"]
 
@@ -65,7 +65,7 @@ def check_module_built(machine: Machine, project: Path) -> Check:
         return Check("built", "ok", str(find_module(machine, project)))
     except ExmapctlError as error:
         status = "warn" if machine.module_loaded else "fail"
-        return Check("built", status, str(error), f"make -C kmod KERNEL={machine.release}")
+        return Check("built", status, str(error), build_command(machine.release, project))
 
 
 def check_module_current(machine: Machine, project: Path) -> Check:

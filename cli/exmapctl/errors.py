@@ -44,8 +44,8 @@ class NotPermittedError(ExmapctlError):
 class ModuleAbsentError(ExmapctlError):
     """No exmap.ko was found for the running kernel."""
 
-    def __init__(self, release: str) -> None:
-        super().__init__(f"no exmap.ko for kernel {release}: build it with 'make -C kmod' or name it")
+    def __init__(self, release: str, build: str) -> None:
+        super().__init__(f"no exmap.ko for kernel {release}: build it with '{build}' or name it")
 
 
 class ModuleMismatchError(ExmapctlError):

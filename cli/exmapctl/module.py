@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exmapctl import __version__
 from exmapctl.errors import (
     CommandFailedError,
     ModuleAbsentError,
@@ -22,9 +23,11 @@ from exmapctl.users import find_users
 __all__ = [
     "GROUP",
     "LoadedModule",
+    "build_command",
     "find_module",
     "install_rule",
     "load",
+    "source_directory",
     "source_version",
     "unload",
 ]
@@ -32,6 +35,7 @@ __all__ = [
 GROUP = "exmap"
 RULES_DIRECTORY = "/etc/udev/rules.d"
 PROJECT = Path(__file__).resolve().parents[2]
+INSTALLED_SOURCES = Path(__file__).resolve().parents[1] / "exmap_kmod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,23 @@ def candidates(machine: Machine, project: Path) -> Iterator[Path]:
         yield from sorted(installed.glob(f"{directory}/**/exmap.ko*"))
 
 
+def source_directory(project: Path = PROJECT) -> Path:
+    """Return where the module's sources are: in the tree, or installed beside this package."""
+    tree = project / "kmod"
+    return INSTALLED_SOURCES if INSTALLED_SOURCES.is_dir() and not tree.is_dir() else tree
+
+
+def build_command(release: str, project: Path = PROJECT) -> str:
+    """Return the command that builds the module for a kernel.
+
+    Sources that pip has installed are left alone: dkms copies them, and builds for later kernels too.
+    """
+    sources = source_directory(project)
+    if sources == INSTALLED_SOURCES:
+        return f"dkms add {sources} && dkms install exmap/{__version__} -k {release}"
+    return f"make -C kmod KERNEL={release}"
+
+
 def find_module(machine: Machine, project: Path = PROJECT) -> Path:
     """Find a module that was built for the running kernel.
 
@@ -90,7 +111,7 @@ def find_module(machine: Machine, project: Path = PROJECT) -> Path:
             mismatch = mismatch or error
         else:
             return path
-    raise mismatch or ModuleAbsentError(machine.release)
+    raise mismatch or ModuleAbsentError(machine.release, build_command(machine.release, project))
 
 
 def check_module(machine: Machine, path: Path) -> str:
@@ -109,7 +130,7 @@ def check_module(machine: Machine, path: Path) -> str:
     if vermagic.split(" ")[0] != machine.release:
         raise ModuleMismatchError(
             f"{path} was built for kernel {vermagic.split(' ')[0]}, this is {machine.release}: "
-            f"build it with 'make -C kmod KERNEL={machine.release}'"
+            f"build it with '{build_command(machine.release)}'"
         )
     return vermagic
 
@@ -133,9 +154,10 @@ def load(machine: Machine, path: Path | None, parameters: Sequence[str], with_ru
 
 def install_rule(machine: Machine, project: Path = PROJECT) -> str:
     """Create the group exmap and install the shipped udev rule; return the rule's path."""
-    rules = sorted((project / "kmod").glob("*.rules"))
+    sources = source_directory(project)
+    rules = sorted(sources.glob("*.rules"))
     if not rules:
-        raise CommandFailedError(f"no udev rule in {project / 'kmod'}: install from a source tree")
+        raise CommandFailedError(f"no udev rule in {sources}: install from a source tree")
     run(["groupadd", "--system", "--force", GROUP])
     directory = machine.path(RULES_DIRECTORY)
     directory.mkdir(parents=True, exist_ok=True)
