@@ -206,3 +206,72 @@ CASE(madvise_elsewhere_does_not_disturb_reads)
 	CHECK(!pthread_join(other, NULL));
 	CHECK(!counters(&r).mapped);
 }
+
+struct claimer {
+	struct region *r;
+	pthread_barrier_t barrier;
+	int op;
+	int claimed;
+};
+
+/* READ, and ALLOC of a range, claim pages with their chunk's lock held. */
+static void *claim_range(void *arg)
+{
+	struct claimer *c = arg;
+	int round;
+
+	for (round = 0; round < 500; round++) {
+		pthread_barrier_wait(&c->barrier);
+		CHECK(!one(c->r, 1, c->op, 0, 512, 0, &c->claimed));
+		pthread_barrier_wait(&c->barrier);
+		pthread_barrier_wait(&c->barrier);
+	}
+	return NULL;
+}
+
+/* ALLOC of single pages does without it, and comes from the other end; what is being read is EAGAIN. */
+static int claim_singly(struct region *r)
+{
+	struct exmap_iov *iov = r->itf[0]->iov;
+	int i, claimed = 0;
+
+	for (i = 0; i < 512; i++)
+		iov[i].value = (__u64)(511 - i) | 1ull << (64 - EXMAP_PAGE_LEN_BITS);
+	CHECK(act(r, 0, EXMAP_OP_ALLOC, 512, 0) >= 0);
+	for (i = 0; i < 512; i++) {
+		CHECK(!iov[i].res || iov[i].res == -EAGAIN);
+		claimed += iov[i].pages;
+	}
+	return claimed;
+}
+
+static void meet_in_the_middle(int op)
+{
+	struct region r = open_region(1024, 2048, 2, 0, backing_file(512));
+	struct claimer other = { .r = &r, .op = op };
+	pthread_t thread;
+	int round, claimed;
+
+	CHECK(!pthread_barrier_init(&other.barrier, NULL, 2));
+	CHECK(!pthread_create(&thread, NULL, claim_range, &other));
+	for (round = 0; round < 500; round++) {
+		pthread_barrier_wait(&other.barrier);
+		claimed = claim_singly(&r);
+		pthread_barrier_wait(&other.barrier);
+		CHECK(claimed + other.claimed == 512 && counters(&r).mapped == 512);
+		CHECK(!one(&r, 0, EXMAP_OP_FREE, 0, 512, 0, NULL));
+		CHECK(!counters(&r).mapped);
+		pthread_barrier_wait(&other.barrier);
+	}
+	CHECK(!pthread_join(thread, NULL));
+}
+
+CASE(alloc_and_read_that_meet_at_an_absent_page_map_one_frame)
+{
+	meet_in_the_middle(EXMAP_OP_READ);
+}
+
+CASE(allocs_that_meet_at_an_absent_page_map_one_frame)
+{
+	meet_in_the_middle(EXMAP_OP_ALLOC);
+}
