@@ -9,6 +9,7 @@ and a failed linter being failures.
 import argparse
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
@@ -112,9 +113,12 @@ def _add_complaints(outcome: Outcome, result: vm.Result) -> None:
 def run_vm(outcome: Outcome, kernel: str, lock: bool) -> None:
     """Run tests/vm in one boot of a kernel; without `lock` beside other guests."""
     log = kernels.ROOT / f"build/vm-{kernel}.log"
+    guest = dataclasses.replace(
+        _vm_guest(kernel), environment={"EXMAP_TEST_PROGRAMS": str(_build_programs())}
+    )
     with vm.results_directory() as out:
         command = ["sh", GUEST_NVME, "exmap2", "sh", GUEST_SUITE]
-        result = vm.run(_vm_guest(kernel), command, out=out, log=log, lock=lock)
+        result = vm.run(guest, command, out=out, log=log, lock=lock)
         read_junit(out / "junit.xml", outcome)
     _add_complaints(outcome, result)
     if result.returncode and not outcome.failed:
@@ -134,14 +138,14 @@ def read_cases(path: Path, names: Sequence[str], outcome: Outcome) -> None:
             outcome.fail(f"{name}: {codes.get(name, 'did not run')}")
 
 
-def _build_cases(program: Path) -> list[str]:
-    sources = sorted((kernels.ROOT / "tests/c/abi").glob("*.c"))
-    flags = ["-std=gnu11", "-O1", "-pthread", f"-I{kernels.ROOT}/kmod/uapi"]
-    program.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["gcc", *flags, *map(str, sources), "-o", str(program)], check=True)
-    return subprocess.run(
-        [str(program), "list"], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.split()
+def _build_programs() -> Path:
+    """Make the C programs of the tests; return their directory."""
+    out = kernels.ROOT / "build/tests-c"
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["make", "-s", "-C", str(kernels.ROOT / "tests/c"), f"OUT={out}"], check=True)
+    return out
 
 
 def run_vm_short(outcome: Outcome, kernel: str, lock: bool) -> None:
@@ -152,8 +156,8 @@ def run_vm_short(outcome: Outcome, kernel: str, lock: bool) -> None:
         outcome.skipped = 1
         outcome.note = f"skipped: {error}"
         return
-    program = kernels.ROOT / "build/abi-short/abi"
-    names = _build_cases(program)
+    program = _build_programs() / "abi"
+    cases = subprocess.run([str(program), "list"], stdout=subprocess.PIPE, text=True, check=True)
     guest = vm.Guest(kernel=kernel, nvme=("256M",), iommu=True, load=True, timeout=900.0)
     command = ["sh", GUEST_NVME, "exmap0", "sh", "ci/guest-abi.sh", str(program)]
     log = kernels.ROOT / f"build/vm-short-{kernel}.log"
@@ -161,7 +165,7 @@ def run_vm_short(outcome: Outcome, kernel: str, lock: bool) -> None:
         try:
             result = vm.run(guest, command, out=out, log=log, lock=lock)
         finally:
-            read_cases(out / "cases", names, outcome)
+            read_cases(out / "cases", cases.stdout.split(), outcome)
     _add_complaints(outcome, result)
 
 

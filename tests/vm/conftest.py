@@ -1,15 +1,18 @@
-"""After each VM test, regions that are still open are looked at in kernel memory, past the module.
+"""What VM tests share: the programs of tests/c, and a look at kernel memory after each test.
 
-What a test did is checked while its fixtures are alive: afterwards there is nothing left to look at.
+Regions that are still open are looked at past the module, while the test's fixtures are alive:
+afterwards there is nothing left to look at.
 """
 
 import contextlib
 import os
-from collections.abc import Generator
+import subprocess
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
+PROGRAMS = Path(__file__).resolve().parents[1] / "c"
 SECTIONS = Path("/sys/module/exmap/sections")
 # of reading a list that changes meanwhile
 ATTEMPTS = 5
@@ -59,3 +62,17 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
     yield
     if findings:
         pytest.fail("\n".join(["kernel memory:", *findings[:20]]), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def c_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Finds a program of tests/c by its name; makes it if nobody did before the guest started."""
+    made = os.environ.get("EXMAP_TEST_PROGRAMS")
+    out = Path(made) if made else tmp_path_factory.mktemp("c")
+
+    def find(name: str) -> Path:
+        if not made:
+            subprocess.run(["make", "-s", "-C", str(PROGRAMS), f"OUT={out}", name], check=True)
+        return out / name
+
+    return find

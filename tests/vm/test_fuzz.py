@@ -1,23 +1,19 @@
 """Random calls of the whole ABI: see tests/c/fuzz/main.c. The kernel's log is the judge."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).resolve().parents[1] / "c/fuzz"
-UAPI = Path(__file__).resolve().parents[2] / "kmod/uapi"
 # of a kernel that watches itself: ci/debug
 DEBUG = Path("/proc/lockdep").exists()
 HALF_AN_HOUR = 1800
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fuzz") / "fuzz"
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{UAPI}"]
-    subprocess.run(["gcc", *flags, *map(str, sorted(SOURCES.glob("*.c"))), "-o", str(path)], check=True)
-    return path
+def program(c_program: Callable[[str], Path]) -> Path:
+    return c_program("fuzz")
 
 
 def fuzz(program: Path, seconds: int, seed: int) -> dict[str, int]:

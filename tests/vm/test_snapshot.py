@@ -1,22 +1,18 @@
 """Snapshots under writers, frees, kills and a pool that runs dry: see tests/c/snapshot_stress.c."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "c/snapshot_stress.c"
-UAPI = Path(__file__).resolve().parents[2] / "kmod/uapi"
 AMPLE = 20000
 TIGHT = 3500
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stress") / "snapshot_stress"
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{UAPI}"]
-    subprocess.run(["gcc", *flags, str(SOURCE), "-o", str(path)], check=True)
-    return path
+@pytest.fixture(scope="module")
+def program(c_program: Callable[[str], Path]) -> Path:
+    return c_program("snapshot_stress")
 
 
 def stress(program: Path, rounds: int, seed: int, pool: int) -> dict[str, int]:
