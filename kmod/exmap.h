@@ -54,6 +54,7 @@
 #define EXMAP_RING_ENTRIES	16384	/* quarantine of an interface, a power of two */
 #define EXMAP_RANGED_PAGES	32	/* pages flushed one by one rather than all */
 #define EXMAP_MOVED_PAGES	256	/* pages moved to snapshots before a flush */
+#define EXMAP_COPY_BLOCK	8u	/* pages copied at once where readers copy */
 #define EXMAP_RESIDENCY_WORDS	(PAGE_SIZE / sizeof(u32))
 #define EXMAP_NO_FRAME		U32_MAX
 /* what a call gets, or fails with -ENOMEM: it is not worth the OOM killer */
@@ -527,7 +528,7 @@ void exmap_pool_return(struct exmap_pool *pool, u32 frame);
 void exmap_pool_absorb(struct exmap_pool *pool, struct exmap_record *record);
 void exmap_pool_give(struct exmap_pool *pool, const u32 *frames, u32 *nr);
 int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr);
-bool exmap_pool_take_spare(struct exmap_pool *pool, u32 *frame);
+u32 exmap_pool_take_spare(struct exmap_pool *pool, u32 *frames, u32 nr);
 void exmap_pool_trim(struct exmap_pool *pool);
 void exmap_pool_pin(struct exmap_pool *pool, u32 frame);
 void exmap_pool_unpin(struct exmap_pool *pool);
@@ -692,7 +693,7 @@ struct exmap_record *exmap_snapshot_alloc_record(gfp_t gfp);
 bool exmap_snapshot_prepare(struct exmap_walk *walk, struct exmap_record **record);
 void exmap_snapshot_attach(struct exmap_region *region, u64 nr, struct exmap_record **record);
 int exmap_snapshot_unshare(struct exmap_op *op, u64 page);
-int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page);
+int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 first);
 int exmap_snapshot_keep(struct exmap_region *region, struct exmap_walk *walk, u64 page, u32 old);
 void exmap_snapshot_leave_chunk(struct exmap_region *region, u64 nr,
 				void (*drop)(struct exmap_region *region, u64 page, u32 *word));

@@ -482,7 +482,7 @@ static int attach_for_reader(struct exmap_op *op, u64 nr)
  * exmap_op_copy_read - copy pages out before a view shows them
  * @snap: the view's
  * @page: of the region
- * @end: the first one that does not matter
+ * @end: the first one that does not matter; whole blocks are copied
  *
  * Goes as far as there are frames to spare, and no view that shares.
  */
@@ -492,12 +492,15 @@ void exmap_op_copy_read(struct exmap_snapshot *snap, u64 page, u64 end)
 	int ret;
 
 	exmap_op_init(&op, snap->region, snap->region->ctl);
+	page = round_down(page, EXMAP_COPY_BLOCK);
 	ret = exmap_op_enter(&op);
 	while (!ret && page < end) {
-		if (exmap_walk_to(&op.walk, page))
-			ret = exmap_snapshot_copy_read(&op, snap, page++);
-		else
+		if (exmap_walk_to(&op.walk, page)) {
+			ret = exmap_snapshot_copy_read(&op, snap, page);
+			page += EXMAP_COPY_BLOCK;
+		} else {
 			ret = attach_for_reader(&op, page / EXMAP_CHUNK_PAGES);
+		}
 	}
 	exmap_op_leave(&op);
 }

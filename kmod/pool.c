@@ -176,21 +176,22 @@ int exmap_pool_take(struct exmap_pool *pool, u32 *frames, u32 nr)
 	return 0;
 }
 
-/* Take one for somebody who can do without; none if an eighth or less is free. */
-bool exmap_pool_take_spare(struct exmap_pool *pool, u32 *frame)
+/* Take some for somebody who can do without: an eighth stays for the others. */
+u32 exmap_pool_take_spare(struct exmap_pool *pool, u32 *frames, u32 nr)
 {
-	bool found;
+	u32 kept = pool->total / 8, all;
 
 	spin_lock(&pool->lock);
-	found = pool->nr_free + pool->nr_spare > pool->total / 8;
+	all = pool->nr_free + pool->nr_spare;
+	nr = all > kept ? min(nr, all - kept) : 0;
 	/* all frames of a record may turn out to be pinned */
-	while (found && !pool->nr_free && pool->spares)
+	while (pool->nr_free < nr && pool->spares)
 		unpack_locked(pool);
-	found = found && pool->nr_free;
-	if (found)
-		*frame = pool->free[--pool->nr_free];
+	nr = min(nr, pool->nr_free);
+	pool->nr_free -= nr;
+	memcpy(frames, pool->free + pool->nr_free, nr * sizeof(*frames));
 	spin_unlock(&pool->lock);
-	return found;
+	return nr;
 }
 
 /* Give them back. */

@@ -30,7 +30,6 @@
 
 #define SAME	EXMAP_RES_SNAPSHOT
 #define EXMAP_COPY_AHEAD	8u	/* pages */
-#define EXMAP_COPY_AROUND	8u	/* pages, a power of two, see below */
 
 static struct exmap_record all_absent;
 static struct exmap_record all_same = { .words = { [0 ... EXMAP_CHUNK_PAGES - 1] = SAME } };
@@ -272,35 +271,46 @@ static void copy_ahead(struct exmap_op *op, struct exmap_snapshot *snap, u64 pag
 	}
 }
 
-static int copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 word)
+/* Which pages of a block are shared with @holder, and, for a reader, with what he reads. */
+static u32 shared_pages(struct exmap_op *op, struct exmap_snapshot *holder,
+			struct exmap_snapshot *reader, u64 first, u32 shared[EXMAP_COPY_BLOCK])
 {
-	u32 frame;
+	u32 i = first % EXMAP_CHUNK_PAGES, end = i + EXMAP_COPY_BLOCK, nr = 0;
+	u64 chunk_nr = op->walk.nr;
 
-	if (op->walk.chunk->viewed || !exmap_pool_take_spare(&op->region->pool, &frame))
-		return -EBUSY;
-	op->itf->counts.snapshot++;
-	record_copy(op, snap, page, EXMAP_RES_FRAME(word), frame);
-	make_writable(&op->walk, page, word);
-	return 0;
-}
-
-/*
- * A reader that copies would do it for each of them: one fault of the writer
- * now, instead of one a page in a race with him.
- */
-static void copy_around(struct exmap_op *op, struct exmap_snapshot *snap, u64 page)
-{
-	u64 first = round_down(page, EXMAP_COPY_AROUND), i;
-
-	for (i = first; i < first + EXMAP_COPY_AROUND; i++) {
-		u32 word = READ_ONCE(*exmap_walk_word(&op->walk, i));
+	for (; i < end; i++) {
+		u32 word = READ_ONCE(op->walk.chunk->words[i]);
 
 		if (!EXMAP_RES_MAPPED(word) || !(word & EXMAP_RES_SNAPSHOT) ||
-		    !is_shared(snap, op->walk.nr, i % EXMAP_CHUNK_PAGES))
+		    !is_shared(holder, chunk_nr, i))
 			continue;
-		if (copy_read(op, snap, i, word))
-			return;
+		if (!reader || (exmap_snapshot_resolve(reader, chunk_nr, i) & SAME))
+			shared[nr++] = i;
 	}
+	return nr;
+}
+
+/* Copy what is shared of a block; -EBUSY if too few frames are to spare, or views share. */
+static int copy_block(struct exmap_op *op, struct exmap_snapshot *holder,
+		      struct exmap_snapshot *reader, u64 first)
+{
+	u32 shared[EXMAP_COPY_BLOCK], frames[EXMAP_COPY_BLOCK], i;
+	u32 nr = shared_pages(op, holder, reader, first, shared), got;
+
+	if (!nr)
+		return 0;
+	if (op->walk.chunk->viewed)
+		return -EBUSY;
+	got = exmap_pool_take_spare(&op->region->pool, frames, nr);
+	for (i = 0; i < got; i++) {
+		u64 page = round_down(first, EXMAP_CHUNK_PAGES) + shared[i];
+		u32 word = READ_ONCE(*exmap_walk_word(&op->walk, page));
+
+		record_copy(op, holder, page, EXMAP_RES_FRAME(word), frames[i]);
+		make_writable(&op->walk, page, word);
+	}
+	op->itf->counts.snapshot += got;
+	return got < nr ? -EBUSY : 0;
 }
 
 /* No snapshot of the chunk is left: spare the other pages their faults. */
@@ -348,8 +358,9 @@ int exmap_snapshot_unshare(struct exmap_op *op, u64 page)
 	if (ret < 0)
 		goto out;
 	make_writable(&op->walk, page, old);
+	/* a reader that copies would do it for each of them: one fault now, not eight in a race */
 	if (ret && op->in_fault && snap->readers_copy)
-		copy_around(op, snap, page);
+		copy_block(op, snap, NULL, round_down(page, EXMAP_COPY_BLOCK));
 	else if (ret && op->in_fault)
 		copy_ahead(op, snap, page);
 out:
@@ -359,30 +370,25 @@ out:
 }
 
 /**
- * exmap_snapshot_copy_read - copy a page out before a view shows it
- * @op: with the page's chunk locked
+ * exmap_snapshot_copy_read - copy what is shared of a block before a view shows it
+ * @op: with the block's chunk locked
  * @snap: the view's
- * @page: of the region
+ * @first: page of the region, a multiple of EXMAP_COPY_BLOCK
  *
- * 0, or -EBUSY if there is no frame to spare or if views share the chunk.
+ * 0, or -EBUSY if there are no frames to spare or if views share the chunk.
  */
-int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 page)
+int exmap_snapshot_copy_read(struct exmap_op *op, struct exmap_snapshot *snap, u64 first)
 {
 	struct exmap_chunk *chunk = op->walk.chunk;
-	unsigned int i = page % EXMAP_CHUNK_PAGES;
 	struct exmap_snapshot *holder;
 	int ret = 0;
-	u32 word;
 
 	rcu_read_lock();
 	spin_lock(&chunk->lock);
-	word = READ_ONCE(*exmap_walk_word(&op->walk, page));
-	/* NULL if all that shared it are broken; the word says so at the next write only */
+	/* NULL if all that shared it are broken; the words say so at the next write only */
 	holder = newest(op->region, op->walk.nr);
-	if (EXMAP_RES_MAPPED(word) && (word & EXMAP_RES_SNAPSHOT) &&
-	    is_shared(holder, op->walk.nr, i) &&
-	    (exmap_snapshot_resolve(snap, op->walk.nr, i) & SAME))
-		ret = copy_read(op, holder, page, word);
+	if (holder)
+		ret = copy_block(op, holder, snap, first);
 	spin_unlock(&chunk->lock);
 	rcu_read_unlock();
 	return ret;

@@ -8,6 +8,7 @@
  * time, and taken away by exmap_snapshot_unview (snapshot.c has the argument).
  * Each snapshot has an inode of its own, so that its mappings can be found.
  */
+#include <linux/fadvise.h>
 #include <linux/file.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
@@ -459,6 +460,36 @@ static int view_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
+/*
+ * Copy ahead of a reader, in blocks: a freeze waits for one of them at most.  What
+ * is copied early spares writers more than what is copied just before it is read.
+ */
+static int will_need(struct exmap_snapshot *snap, u64 page, u64 end)
+{
+	for (; page < end; page += EXMAP_VIEW_BLOCK) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		exmap_op_copy_read(snap, snap->start + page,
+				   snap->start + min(page + EXMAP_VIEW_BLOCK, end));
+		cond_resched();
+	}
+	return 0;
+}
+
+static int view_fadvise(struct file *file, loff_t offset, loff_t len, int advice)
+{
+	struct exmap_snapshot *snap = file->private_data;
+	u64 size = snap->nr_pages << PAGE_SHIFT;
+
+	if (offset < 0 || len < 0 || advice < POSIX_FADV_NORMAL || advice > POSIX_FADV_NOREUSE)
+		return -EINVAL;
+	if (advice != POSIX_FADV_WILLNEED || !snap->readers_copy || offset >= size)
+		return 0;
+	if (!len || len > size - offset)
+		len = size - offset;
+	return will_need(snap, offset >> PAGE_SHIFT, DIV_ROUND_UP(offset + len, PAGE_SIZE));
+}
+
 static const struct file_operations view_fops = {
 	.owner		= THIS_MODULE,
 	.release	= view_release,
@@ -466,6 +497,7 @@ static const struct file_operations view_fops = {
 	.read_iter	= view_read_iter,
 	.llseek		= view_llseek,
 	.unlocked_ioctl	= view_ioctl,
+	.fadvise	= view_fadvise,
 };
 
 /**

@@ -167,6 +167,27 @@ def test_diff_finds_what_changed_between_the_two(region: Region) -> None:
                 new.diff(old)
 
 
+def test_pages_that_readers_will_need_are_copied_at_once(region: Region) -> None:
+    # posix has copied all of them when the snapshot was made
+    kernel = region.backend == Backend.KERNEL
+    with region.snapshot(readers_copy=True) as snap:
+        copies = region.counters.copies
+        snap.will_need(600)
+        assert region.counters.copies - copies == (10 if kernel else 0)
+        snap.will_need()
+        assert region.counters.copies - copies == (20 if kernel else 0)
+        snap.will_need(PAGES, 0)
+        region.page(3)[:] = 77
+        assert region.counters.copies - copies == (20 if kernel else 0)
+        assert snap.page(3)[0] == 3
+        with pytest.raises(libexmap.OutsideSnapshot):
+            snap.will_need(1, PAGES)
+    with region.snapshot() as snap:
+        copies = region.counters.copies
+        snap.will_need()
+        assert region.counters.copies == copies
+
+
 def test_page_written_with_what_it_held_differs_for_the_kernel_alone(region: Region) -> None:
     with region.snapshot() as old:
         region.page(7)[:] = 7

@@ -30,6 +30,7 @@ struct snapshot_bench {
 	int fd;
 	struct exmap_user_interface *itf[SNAPSHOT_MAX_WRITERS];
 	int snapshot;
+	bool readers_copy;
 	uint8_t *view;
 	/* the others */
 	struct forked *forked;
@@ -148,6 +149,7 @@ static int freeze_region(struct snapshot_bench *bench, uint32_t flags)
 {
 	struct exmap_snapshot_create create = { .flags = flags, .count = bench->config.pages };
 
+	bench->readers_copy = flags & EXMAP_READERS_COPY;
 	bench->snapshot = ioctl(bench->fd, EXMAP_IOCTL_SNAPSHOT, &create);
 	return bench->snapshot < 0 ? -errno : 0;
 }
@@ -185,6 +187,10 @@ static int scan_snapshot(struct snapshot_bench *bench, unsigned int reader,
 
 	if (reader == SNAPSHOT_READ_PREAD)
 		return pread_snapshot(bench, scan);
+	if (bench->readers_copy)
+		ret = -posix_fadvise(bench->snapshot, 0, 0, POSIX_FADV_WILLNEED);
+	if (ret)
+		return ret;
 	if (!bench->view)
 		ret = map_view(bench);
 	if (!ret)

@@ -141,7 +141,11 @@
  * before the readers copies the shared pages among the eight around it, a range
  * that begins at a multiple of eight.  That takes a frame for each page read, and
  * time: meant for analytics beside many writers, and pools that have room.  When
- * frames run short views share again, and writes copy one page.
+ * frames run short views share again, and writes copy one page.  posix_fadvise of
+ * the descriptor, or madvise of a view, with POSIX_FADV_WILLNEED copies the pages of
+ * a range at once: what is copied early spares writers more.  It returns 0, however
+ * far frames went, or EINTR for a killed process; without EXMAP_READERS_COPY, and
+ * with any other known advice, it does nothing.
  *
  * The descriptor can be mapped (MAP_SHARED, PROT_READ) at any offset and in any
  * process that it is passed to, and read by pread; byte 0 is the first byte of

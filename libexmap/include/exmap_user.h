@@ -148,6 +148,12 @@ int exmap_snapshot_diff(struct exmap_snapshot *snap, struct exmap_snapshot *othe
 			uint64_t count, uint8_t *bitmap);
 int exmap_snapshot_info(struct exmap_snapshot *snap, struct exmap_snapshot_info *info);
 
+/*
+ * With EXMAP_READERS_COPY, copy pages now, as far as frames go, rather than one by
+ * one when they are read: before a scan that goes on beside writers.  Else nothing.
+ */
+int exmap_snapshot_will_need(struct exmap_snapshot *snap, uint64_t start, uint64_t count);
+
 /* One load, no syscall.  The page may change its state right afterwards. */
 static inline bool exmap_is_mapped(const struct exmap *ex, uint64_t page)
 {

@@ -148,6 +148,19 @@ class Snapshot:
             self._check(lib.exmap_snapshot_diff(ours, theirs, start, length, data), "diff")
         return np.unpackbits(bits, bitorder="little")[:length].astype(np.bool_)
 
+    def will_need(self, first: int = 0, count: int | None = None) -> None:
+        """Copy pages now, as far as frames go, if the snapshot was taken with readers_copy; else do nothing.
+
+        Before a scan that goes on beside writers: what is copied early spares them
+        more than what is copied just before it is read. By default of all pages.
+
+        :raises OutsideSnapshot: the pages are not all inside the snapshot.
+        """
+        length = self.count - first if count is None else count
+        self._check_range(first, length)
+        with self._handle.use() as snap:
+            self._check(lib.exmap_snapshot_will_need(snap, first, length), "will_need")
+
     def info(self) -> SnapshotInfo:
         """Return what the snapshot is, and whether it is broken."""
         info = ffi.new("struct exmap_snapshot_info *")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* libexmap: choice of the backend, and what stands on the ABI alone. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include "internal.h"
@@ -180,6 +181,17 @@ int exmap_snapshot_diff(struct exmap_snapshot *snap, struct exmap_snapshot *othe
 	if (start > snap->count || count > snap->count - start)
 		return -EFAULT;
 	return snapshot_ops_of(snap)->diff(snap, other, snap->start + start, count, bitmap);
+}
+
+int exmap_snapshot_will_need(struct exmap_snapshot *snap, uint64_t start, uint64_t count)
+{
+	if (start > snap->count || count > snap->count - start)
+		return -EFAULT;
+	/* of length 0 is of all that follows */
+	if (!count)
+		return 0;
+	return -posix_fadvise(snap->fd, (off_t)(start * EXMAP_PAGE_SIZE),
+			      (off_t)(count * EXMAP_PAGE_SIZE), POSIX_FADV_WILLNEED);
 }
 
 int exmap_snapshot_info(struct exmap_snapshot *snap, struct exmap_snapshot_info *info)

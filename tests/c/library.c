@@ -164,6 +164,10 @@ static void check_reads(struct exmap_snapshot *snap)
 	for (i = 0; i < 12; i++)
 		CHECK(EXMAP_RES_MAPPED(words[i]) == (i > 0 && i < 11));
 	CHECK(exmap_snapshot_words(snap, 2 * CHUNK, 1, words) == -EFAULT);
+	CHECK(!exmap_snapshot_will_need(snap, 0, 2 * CHUNK));
+	CHECK(!exmap_snapshot_will_need(snap, 2 * CHUNK, 0));
+	CHECK(exmap_snapshot_will_need(snap, 1, 2 * CHUNK) == -EFAULT);
+	CHECK(exmap_snapshot_will_need(snap, 1, UINT64_MAX) == -EFAULT);
 	CHECK(exmap_snapshot_words(snap, 1, UINT64_MAX, words) == -EFAULT);
 }
 

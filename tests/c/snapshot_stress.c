@@ -330,13 +330,15 @@ static int compare(int snap, uint64_t seed, const char *view, const uint32_t *wo
 }
 
 /* 0, or 1 for a violation.  *broken becomes true with the snapshot. */
-static int check(int snap, uint64_t seed, bool by_view, bool *broken)
+static int check(int snap, uint64_t seed, bool by_view, bool advise, bool *broken)
 {
 	static uint32_t words[REGION];
 	struct exmap_snapshot_pages pages = { .count = REGION, .words = (uintptr_t)words };
 	char *view;
 	int ret;
 
+	if (advise && posix_fadvise(snap, 0, 0, POSIX_FADV_WILLNEED))
+		DIE("advice");
 	if (!by_view)
 		return compare(snap, seed, NULL, NULL, broken);
 	if (ioctl(snap, EXMAP_IOCTL_SNAPSHOT_PAGES, &pages)) {
@@ -414,11 +416,12 @@ int main(int argc, char **argv)
 			kills++;
 		}
 		for (i = 0; i < SNAPSHOTS; i++) {
+			uint64_t how = next_random(&random);
+
 			if (shots[i].fd < 0 || shots[i].broken || next_random(&random) % 3 == 0)
 				continue;
 			checks++;
-			if (check(shots[i].fd, shots[i].seed, next_random(&random) & 1,
-				  &shots[i].broken))
+			if (check(shots[i].fd, shots[i].seed, how & 1, how & 2, &shots[i].broken))
 				return 1;
 			breaks += shots[i].broken;
 		}

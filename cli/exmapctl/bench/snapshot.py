@@ -20,9 +20,9 @@ no delay is left out of the latencies (the histogram's quantiles are at most 6 %
 exact):
 
 before  writers alone
-scan    the freeze, then a scan of the whole copy: all words are added up, through a mapping of the snapshot
-        or, with --reader pread, by pread of 16 pages a call. After fork the child scans its memory, on the
-        CPU of the thread that forked
+scan    the freeze, then a scan of the whole copy: all words are added up, through a mapping of the snapshot,
+        after a posix_fadvise that all of it will be needed if readers copy, or, with --reader pread, by pread
+        of 16 pages a call. After fork the child scans its memory, on the CPU of the thread that forked
 drop    munmap of the view, then close; the child's end until it has been waited for
 after   writers alone
 

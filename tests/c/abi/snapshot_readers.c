@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "snapshot.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -73,6 +74,7 @@ CASE(snapshot_is_shared_again_when_frames_run_short)
 	CHECK(snap >= 0);
 	check_shows(snap, 0, 2 * CHUNK, 7);
 	copied = counters(&r).copies;
+	CHECK(!posix_fadvise(snap, 0, 0, POSIX_FADV_WILLNEED) && counters(&r).copies == copied);
 	CHECK(copied > 600 && copied <= 2200 - 1024 - 275);
 	CHECK(shared_pages(snap, 2 * CHUNK) == 2 * CHUNK - copied);
 	for (page = 0; page < 2 * CHUNK; page++)
@@ -150,6 +152,54 @@ CASE(snapshot_copied_by_readers_takes_the_neighbours_of_a_write)
 	CHECK(faults() == before);
 	check_shows(snap, 0, CHUNK, 7);
 	CHECK(!close(snap));
+	check_conserved(r.fd);
+}
+
+/* WILLNEED of a range copies so many pages, and again none. */
+static void check_advice(struct region *r, int snap, off_t offset, off_t len, __u64 copies)
+{
+	__u64 before = counters(r).copies;
+
+	CHECK(!posix_fadvise(snap, offset, len, POSIX_FADV_WILLNEED));
+	CHECK(counters(r).copies == before + copies);
+	CHECK(!posix_fadvise(snap, offset, len, POSIX_FADV_WILLNEED));
+	CHECK(counters(r).copies == before + copies);
+}
+
+CASE(snapshot_is_copied_at_once_for_those_who_will_need_it)
+{
+	struct region r = open_region(3 * CHUNK, 5000, 1, EXMAP_SNAPSHOTS, -1);
+	char *view;
+	int snap, shared, advice;
+	long before;
+	__u64 page;
+
+	fill(&r, 0, 3 * CHUNK, 7);
+	snap = snapshot_readers_copy(&r, CHUNK, 2 * CHUNK);
+	view = mmap(NULL, CHUNK * PAGE, PROT_READ, MAP_SHARED, snap, CHUNK * PAGE);
+	CHECK(snap >= 0 && view != MAP_FAILED);
+	check_advice(&r, snap, 8 * PAGE + 1, 8 * PAGE - 1, 8);
+	check_advice(&r, snap, 8 * PAGE + 1, 8 * PAGE, 8);
+	check_advice(&r, snap, 2 * CHUNK * PAGE, 1, 0);
+	check_advice(&r, snap, 0, CHUNK * PAGE, CHUNK - 16);
+	CHECK(!madvise(view, CHUNK * PAGE, MADV_WILLNEED));
+	CHECK(counters(&r).copies == 2 * CHUNK && !shared_pages(snap, 2 * CHUNK));
+	check_advice(&r, snap, 0, 0, 0);
+	for (page = CHUNK; page < 3 * CHUNK; page++)
+		(void)*word_of(r.mem, page);
+	before = faults();
+	for (page = CHUNK; page < 3 * CHUNK; page++)
+		*word_of(r.mem, page) = 1;
+	CHECK(faults() == before && counters(&r).copies == 2 * CHUNK);
+	check_shows(snap, 0, 2 * CHUNK, 7 + CHUNK);
+	shared = snapshot(&r, 0, CHUNK, 0);
+	check_advice(&r, shared, 0, 0, 0);
+	for (advice = POSIX_FADV_NORMAL; advice <= POSIX_FADV_NOREUSE; advice++)
+		CHECK(!posix_fadvise(shared, 0, 0, advice));
+	CHECK(posix_fadvise(snap, 0, 0, 6) == EINVAL && posix_fadvise(snap, 0, 0, -1) == EINVAL);
+	CHECK(posix_fadvise(snap, -1, 0, POSIX_FADV_WILLNEED) == EINVAL);
+	CHECK(posix_fadvise(snap, 0, -1, POSIX_FADV_WILLNEED) == EINVAL);
+	CHECK(!close(snap) && !close(shared));
 	check_conserved(r.fd);
 }
 

@@ -211,6 +211,8 @@ static void op_snapshot_questions(struct thread *t)
 	call(t, snapshot_of(t), EXMAP_IOCTL_SNAPSHOT_INFO, zeros, sizeof(struct exmap_snapshot_info));
 	call(t, snapshot_of(t), EXMAP_IOCTL_SNAPSHOT_PAGES, &pages, sizeof(pages));
 	call(t, snapshot_of(t), EXMAP_IOCTL_SNAPSHOT_DIFF, &diff, sizeof(diff));
+	posix_fadvise(snapshot_of(t), (off_t)number(t, 1024) * PAGE, (off_t)number(t, 1024) * PAGE,
+		      (int)below(t, 7));
 }
 
 static void op_pread(struct thread *t)
