@@ -1,6 +1,6 @@
-"""Names the packages and the cffi builders; all else is in pyproject.toml."""
+"""Names the packages, the cffi builders and an extension; all else is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 BUILDERS = ["libexmap/libexmap_build.py", "cli/exmapctl_build.py", "dbms/exmapdb_build.py"]
 PACKAGES = {
@@ -19,5 +19,13 @@ PACKAGES = {
 setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
+    ext_modules=[
+        Extension(
+            "exmapdb._reader",
+            ["dbms/native/python/reader.c", "dbms/native/key.c"],
+            depends=["dbms/native/exdb.h", "dbms/native/key.h"],
+            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
+        )
+    ],
     cffi_modules=[f"{path}:ffibuilder" for path in BUILDERS],
 )

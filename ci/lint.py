@@ -5,6 +5,7 @@ import re
 import statistics
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def _user_c() -> str | None:
     ]
     folders = ["libexmap/src", "cli/native", "dbms/native"]
     sources = [str(path) for folder in folders for path in sorted((kernels.ROOT / folder).rglob("*.c"))]
-    includes = [f"-I{folder}" for folder in folders]
+    includes = [f"-I{folder}" for folder in [*folders, sysconfig.get_path("include")]]
     return _command("gcc", *flags, *includes, *sources) if sources else None
 
 

@@ -32,7 +32,7 @@ from exmapdb.snapshot import Snapshot
 from exmapdb.storage import NVME, PAGE_SIZE, Backing, Flag, Storage, open_backing, parse_size
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
-from exmapdb.workers import Worker, WorkerPool
+from exmapdb.workers import Worker, WorkerPool, make_channel
 
 __all__ = ["Backend", "CheckResult", "Database", "Durability", "Stats", "open_database"]
 
@@ -223,6 +223,7 @@ class Database:
         self._tables: dict[str, Table] = {}
         self._frozen: Frozen | None = None
         self._transactions: set[Transaction] = set()
+        self._channel = make_channel(handle)
         self.catalog = Catalog(self)
 
     @property
@@ -318,7 +319,7 @@ class Database:
     def load_layout(self, name: str) -> Layout:
         """Read what the catalog has of a table. NoSuchTableError."""
         generation = self.generation
-        return Layout(self.run(lambda txn: self.catalog.load(name, txn)), generation)
+        return Layout(self.run(lambda txn: self.catalog.load(name, txn)), generation, self._channel)
 
     def find_layout(self, name: str, txn: Transaction) -> Layout:
         """Return what a transaction sees of a table. NoSuchTableError."""
@@ -326,7 +327,7 @@ class Database:
         # the native core checks, at commit, that the catalog has not changed
         if name in self._tables and self._tables[name].layout.generation == generation:
             return self._tables[name].layout
-        return Layout(self.catalog.load(name, txn), generation)
+        return Layout(self.catalog.load(name, txn), generation, self._channel)
 
     def begin(self) -> Transaction:
         """Begin a transaction of several calls. DatabaseClosedError."""
@@ -424,6 +425,7 @@ class Database:
             if self._closed:
                 return
             self._closed = True
+            self._channel.close()
             worker = self.workers.close()
             if self._frozen is not None:
                 self._frozen.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from exmapdb._core import ffi, lib
+from exmapdb._reader import Channel, Reader
 from exmapdb.buffers import RowBuffer
-from exmapdb.column import from_python
+from exmapdb.column import from_python, to_python
 from exmapdb.errors import InvalidValueError, NoSuchIndexError, SchemaError
 from exmapdb.schema import ColumnType, Field, Schema
 
@@ -74,19 +75,28 @@ class Layout:
     """A table's rows as the native core reads and writes them.
 
     generation: of the catalog, when `info` was read; 0 for the tables of the catalog, which never change.
+    read: takes a key and returns its row, None if there is none, or NotImplemented if that would take
+    longer; always the last one without a channel.
     """
 
-    def __init__(self, info: TableInfo, generation: int) -> None:
+    def __init__(self, info: TableInfo, generation: int, channel: Channel | None = None) -> None:
         self.info = info
         self.generation = generation
         self.schema = info.schema
         self.key_types = tuple(self.schema.fields[i].type for i in self.schema.key_indexes)
         self.handle = self._make_handle()
         self.buffers: dict[int, RowBuffer] = {}
+        self.read: Callable[[Key], Any] = self._make_reader(channel) if channel else lambda _: NotImplemented
 
     def copy(self) -> Layout:
         """Return the same with buffers of its own."""
         return Layout(self.info, self.generation)
+
+    def _make_reader(self, channel: Channel) -> Reader:
+        columns = tuple((f.name, f.type.code, to_python(f.type)) for f in self.schema.fields)
+        types = bytes(kind.code for kind in self.key_types)
+        address = int(ffi.cast("uintptr_t", self.handle))
+        return Reader(channel, address, self.handle, self.info.tree, types, columns)
 
     def _make_handle(self) -> Any:
         info = self.info

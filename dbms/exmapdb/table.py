@@ -213,6 +213,10 @@ class Table:
         Raises InvalidValueError for a key that cannot be, and StorageError.
         """
         layout = self._layout
+        if self._view is None:
+            row: dict[str, Any] | None = layout.read(key)
+            if row is not NotImplemented:
+                return row
         parts = self._whole_key(layout, key)
         if self._view is not None:
             with self._view.session() as (worker, txn):

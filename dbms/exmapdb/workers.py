@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exmapdb._core import lib
+from exmapdb._core import ffi, lib
+from exmapdb._reader import Channel
 from exmapdb.errors import DatabaseClosedError
 
-__all__ = ["Worker", "WorkerPool"]
+__all__ = ["Worker", "WorkerPool", "make_channel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class Worker:
     def error_index(self) -> int:
         """Return the number of the index that the last failure was about."""
         return int(lib.exdb_error_index(self.handle))
+
+
+def make_channel(handle: Any) -> Channel:
+    """Make the channel of a database whose holder is whoever has the GIL; it only sees resident pages."""
+    get = int(ffi.cast("uintptr_t", ffi.addressof(lib, "exdb_table_get")))
+    return Channel(get, int(ffi.cast("uintptr_t", lib.exdb_resident_worker(handle))))
 
 
 class WorkerPool:

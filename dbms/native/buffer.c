@@ -167,8 +167,11 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 		return freeze_fix(w, page, out);
 	for (;;) {
 		uint64_t v = state_load(word);
+		unsigned int state = state_of(v);
 
-		if (state_of(v) == STATE_EVICTED) {
+		if (w->resident_only && (state == STATE_EVICTED || state == STATE_EXCLUSIVE))
+			return -EAGAIN;
+		if (state == STATE_EVICTED) {
 			if (!state_try_exclusive(word, v))
 				continue;
 			ret = fault(w, page);

@@ -28,6 +28,7 @@
 
 #define BATCH_MAX	512u	/* pages in one vector of ours */
 #define EVICT_BATCH	64u	/* pages that one turn of the clock frees */
+#define WORKERS_OWN	2u	/* channels beyond those that are lent */
 #define PREFETCH_MAX	64u	/* pages that a scan reads ahead */
 
 /* Counters of a worker; written by it alone. */
@@ -54,6 +55,7 @@ static inline void count_up(uint64_t *counter, uint64_t n)
  * @error_page: the page that the last failure was about
  * @error_index: the index that it was about
  * @view: it reads what a freeze has kept, and nothing else; NULL for all but its own
+ * @resident_only: it neither waits for latches nor brings pages in
  * @counts: what it has done
  */
 struct exdb_worker {
@@ -62,6 +64,7 @@ struct exdb_worker {
 	uint64_t error_page;
 	uint32_t error_index;
 	struct exdb_freeze *view;
+	bool resident_only;
 	struct worker_counts counts;
 } __attribute__((aligned(64)));
 
@@ -105,8 +108,8 @@ struct exdb_worker {
  * @checkpointing: one checkpoint at a time; taken before @commit
  * @commit: whoever changes trees: one transaction at a time is validated, logged and applied
  * @keeper: the housekeeping thread; its channel is behind those that are lent
- * @nr_workers: length of @workers
- * @workers: channels
+ * @nr_workers: channels that are lent
+ * @workers: those, the keeper's, and exdb_resident_worker
  */
 struct exdb {
 	struct exmap *ex;
@@ -148,7 +151,7 @@ struct exdb {
 	pthread_mutex_t commit;
 	struct keeper keeper;
 	unsigned int nr_workers;
-	struct exdb_worker workers[EXDB_WORKERS_MAX + 1];
+	struct exdb_worker workers[EXDB_WORKERS_MAX + WORKERS_OWN];
 };
 
 static inline uint64_t *page_state(const struct exdb *db, uint64_t page)

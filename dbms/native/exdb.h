@@ -23,6 +23,7 @@
  *	-EMSGSIZE	a key or row is too large for a page
  *	-EDOM		NaN in a key
  *	-ESTALE		the catalog has changed since the layout was made
+ *	-EAGAIN		see exdb_resident_worker
  *	-ENOTUNIQ	another row has the same values; exdb_error_index says in which index
  *
  * After -EBADMSG, -EUCLEAN and errors of I/O exdb_error_page names the page;
@@ -160,6 +161,11 @@ struct exdb_key {
 int exdb_open(const struct exdb_config *config, struct exdb **out, uint64_t *error_page);
 void exdb_close(struct exdb *db);
 struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index);
+/*
+ * A channel for exdb_table_get without a transaction, which neither waits nor reads: -EAGAIN if a page
+ * is not resident, or latched.
+ */
+struct exdb_worker *exdb_resident_worker(struct exdb *db);
 /* The index that -ENOTUNIQ was about, counted as they were added to the layout. */
 uint32_t exdb_error_index(const struct exdb_worker *w);
 uint64_t exdb_error_page(const struct exdb_worker *w);

@@ -67,11 +67,12 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	db->next_tree = 1;
 	db->schema = 1;
 	db->nr_workers = config->workers;
-	for (i = 0; i <= db->nr_workers; i++) {
+	for (i = 0; i < db->nr_workers + WORKERS_OWN; i++) {
 		db->workers[i].db = db;
 		db->workers[i].itf = i;
 		db->workers[i].error_page = UINT64_MAX;
 	}
+	exdb_resident_worker(db)->resident_only = true;
 	if (config->level == EXDB_GROUP)
 		db->log.delay = config->interval * 1000L;
 	if (config->level == EXDB_ASYNC)
@@ -263,6 +264,11 @@ struct exdb_worker *exdb_worker_at(struct exdb *db, uint32_t index)
 	return index < db->nr_workers ? &db->workers[index] : NULL;
 }
 
+struct exdb_worker *exdb_resident_worker(struct exdb *db)
+{
+	return &db->workers[db->nr_workers + 1];
+}
+
 uint64_t exdb_error_page(const struct exdb_worker *w)
 {
 	return w->error_page;
@@ -359,7 +365,7 @@ int exdb_stats(struct exdb *db, struct exdb_stats *stats)
 		.backend = db->ex->backend,
 		.workers = db->nr_workers,
 	};
-	for (i = 0; i <= db->nr_workers; i++)
+	for (i = 0; i < db->nr_workers + WORKERS_OWN; i++)
 		add_counts(stats, &db->workers[i].counts);
 	return 0;
 }
