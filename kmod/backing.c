@@ -5,9 +5,8 @@
  *
  * Page n of the region is page n of the backing.  Consecutive pages make one
  * request, and if that fails one each, so that a bad block is the matter of its
- * page alone.  No
- * interface is held while the I/O runs: pages that are being read are BUSY in
- * the residency map, pages that are being written have a reference.
+ * page alone.  No interface is held while the I/O runs: pages that are being read
+ * are BUSY in the residency map, pages that are being written have a reference.
  */
 #include <linux/file.h>
 #include <linux/highmem.h>

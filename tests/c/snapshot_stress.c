@@ -28,11 +28,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "exmap.h"
+#include "passing.h"
 
 #define PAGE 4096ul
 #define WRITERS 2
@@ -163,36 +163,6 @@ static void *write_for_ever(void *arg)
 	return NULL;
 }
 
-static void send_fd(int socket, int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = { };
-	struct iovec iov = { .iov_base = control, .iov_len = 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&message);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	if (sendmsg(socket, &message, 0) != 1)
-		DIE("sendmsg");
-}
-
-static int receive_fd(int socket)
-{
-	char control[CMSG_SPACE(sizeof(int))], byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
-	int fd;
-
-	if (recvmsg(socket, &message, 0) != 1)
-		DIE("the owner has died");
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-	return fd;
-}
-
 /* Set up, let the writers run, and answer each byte from the socket with a snapshot. */
 static void own_a_region(int socket, uint64_t seed, unsigned long pool)
 {
@@ -226,7 +196,8 @@ static void own_a_region(int socket, uint64_t seed, unsigned long pool)
 		snap = ioctl(own.fd, EXMAP_IOCTL_SNAPSHOT, &create);
 		if (snap < 0)
 			DIE("snapshot");
-		send_fd(socket, snap);
+		if (send_fd(socket, snap))
+			DIE("sendmsg");
 		close(snap);
 	}
 	exit(0);
@@ -406,6 +377,8 @@ int main(int argc, char **argv)
 		if (write(socket, "", 1) != 1)
 			DIE("the owner has died");
 		*shot = (struct shot){ .fd = receive_fd(socket), .seed = seed };
+		if (shot->fd < 0)
+			DIE("the owner has died");
 		if (next_random(&random) % 8 == 0) {
 			usleep(next_random(&random) % 3000);
 			kill(pid, SIGKILL);

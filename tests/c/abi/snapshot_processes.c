@@ -5,36 +5,9 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
-static void send_fd(int socket, int fd)
-{
-	char control[CMSG_SPACE(sizeof(int))] = { };
-	struct iovec iov = { .iov_base = control, .iov_len = 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
-	struct cmsghdr *c = CMSG_FIRSTHDR(&message);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	CHECK(sendmsg(socket, &message, 0) == 1);
-}
-
-static int receive_fd(int socket)
-{
-	char control[CMSG_SPACE(sizeof(int))], byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof(control) };
-	int fd;
-
-	CHECK(recvmsg(socket, &message, 0) == 1);
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(fd));
-	return fd;
-}
+#include "../passing.h"
 
 /* Makes a region and a snapshot, hands that over, and writes until it is killed. */
 static void owner(void *arg)
@@ -47,7 +20,7 @@ static void owner(void *arg)
 	fill(&r, 0, 3 * CHUNK, 1000);
 	snap = snapshot(&r, 0, 4 * CHUNK, 0);
 	CHECK(snap >= 0);
-	send_fd(*(int *)arg, snap);
+	CHECK(!send_fd(*(int *)arg, snap));
 	for (;;)
 		*word_of(r.mem, rand_r(&seed) % (3 * CHUNK)) = 1;
 }
