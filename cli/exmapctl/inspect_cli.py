@@ -1,5 +1,8 @@
 """The command `inspect`: what kernel memory says of regions, past all interfaces of the module."""
 
+import functools
+from collections.abc import Callable
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +39,32 @@ RegionOption = Annotated[
 ]
 
 MAX_RUNS = 8
+TARGET_PARAMETERS = [
+    Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=option)
+    for name, option in (("module", ModuleOption), ("core", CoreOption), ("qmp", QmpOption))
+]
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function that takes a Target first, which options tell, and --json last."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(
+            module: Path | None = None, core: Path | None = None, qmp: Path | None = None, **others: Any
+        ) -> None:
+            function(inspection.Target(module, core, qmp), **others)
+
+        _, *own, as_json = (
+            parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            for parameter in signature(function).parameters.values()
+        )
+        run.__signature__ = signature(function).replace(  # type: ignore[attr-defined]
+            parameters=[*own, *TARGET_PARAMETERS, as_json]
+        )
+        return inspect_app.command(name)(run)
+
+    return register
 
 
 def text_of(runs: list[tuple[int, int]]) -> str:
@@ -59,19 +88,15 @@ def read_regions(target: inspection.Target, number: int | None = None) -> list[A
     return regions
 
 
-@inspect_app.command("regions")
-def inspect_regions(
-    module: ModuleOption = None, core: CoreOption = None, qmp: QmpOption = None, as_json: JsonOption = False
-) -> None:
+@command("regions")
+def inspect_regions(target: inspection.Target, as_json: JsonOption = False) -> None:
     """List regions.
 
     The process that opened each, size, chunks, snapshots, and where the pool's frames are. All commands of
     inspect read kernel memory, so they need root, and the exmap.ko that is loaded, with its debugging
     information.
     """
-    regions = [
-        inspection.describe_region(region) for region in read_regions(inspection.Target(module, core, qmp))
-    ]
+    regions = [inspection.describe_region(region) for region in read_regions(target)]
     columns = ("region", "owner", "pages", "chunks", "parked", "snapshots", "total", "free", "mapped")
     rows = [
         (
@@ -88,17 +113,15 @@ def inspect_regions(
     emit(as_json, regions, "regions", columns, rows)
 
 
-@inspect_app.command("check")
-def inspect_check(
-    module: ModuleOption = None, core: CoreOption = None, qmp: QmpOption = None, as_json: JsonOption = False
-) -> None:
+@command("check")
+def inspect_check(target: inspection.Target, as_json: JsonOption = False) -> None:
     """Report each broken invariant of all regions.
 
     A frame that is in two places or nowhere, an entry that residency denies, books that do not balance. Exit
     code 1 if there is one. A kernel that runs goes on meanwhile: only what is found three times in a row is
     reported. A kernel that died may have been in the middle of something.
     """
-    regions = read_regions(inspection.Target(module, core, qmp))
+    regions = read_regions(target)
     import exmap_drgn
 
     findings = [finding for region in regions for finding in exmap_drgn.check_region(region)]
@@ -106,31 +129,27 @@ def inspect_check(
     raise typer.Exit(int(bool(findings)))
 
 
-@inspect_app.command("frames")
+@command("frames")
 def inspect_frames(
+    target: inspection.Target,
     region: RegionOption = None,
-    module: ModuleOption = None,
-    core: CoreOption = None,
-    qmp: QmpOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say where all frames are.
 
     Mapped, free, in quarantine, in the records and reserves of snapshots; with --json all their numbers.
     """
-    regions = read_regions(inspection.Target(module, core, qmp), region)
+    regions = read_regions(target, region)
     places = [place for found in regions for place in inspection.list_frames(found)]
     rows = [(place.region, place.place, place.total, text_of(place.frames)) for place in places]
     emit(as_json, places, "frames", ("region", "place", "count", "frames"), rows)
 
 
-@inspect_app.command("chunk")
+@command("chunk")
 def inspect_chunk(
+    target: inspection.Target,
     address: Annotated[str, typer.Argument(metavar="ADDR", help="An address of the process, as 0x7f...")],
     region: RegionOption = None,
-    module: ModuleOption = None,
-    core: CoreOption = None,
-    qmp: QmpOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the 512 pages around an address.
@@ -141,7 +160,7 @@ def inspect_chunk(
         number = int(address, 0)
     except ValueError:
         raise typer.BadParameter(f"{address} is no address") from None
-    prog = inspection.open_kernel(inspection.Target(module, core, qmp))
+    prog = inspection.open_kernel(target)
     found = inspection.describe_chunk(prog, number, region)
     title = f"chunk {found['chunk']} of region {found['region']}: {found['state']}"
     columns = ("page", "pages", "residency", "frame", "entry", "page frame")
@@ -149,21 +168,19 @@ def inspect_chunk(
     emit(as_json, found, title, columns, rows)
 
 
-@inspect_app.command("snapshot")
+@command("snapshot")
 def inspect_snapshot(
+    target: inspection.Target,
     number: Annotated[
         int | None, typer.Argument(metavar="SNAPSHOT", help="Only this one.", show_default=False)
     ] = None,
-    module: ModuleOption = None,
-    core: CoreOption = None,
-    qmp: QmpOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List snapshots, with the frames that each holds for itself.
 
     What it shares with a newer snapshot, or with the live region, is not among them.
     """
-    regions = read_regions(inspection.Target(module, core, qmp))
+    regions = read_regions(target)
     import exmap_drgn
 
     found = [
@@ -188,15 +205,13 @@ def inspect_snapshot(
     emit(as_json, found, "snapshots", columns, rows)
 
 
-@inspect_app.command("nvme")
-def inspect_nvme(
-    module: ModuleOption = None, core: CoreOption = None, qmp: QmpOption = None, as_json: JsonOption = False
-) -> None:
+@command("nvme")
+def inspect_nvme(target: inspection.Target, as_json: JsonOption = False) -> None:
     """List NVMe queues, and the commands that are in flight.
 
     With the blocks that each command transfers, and the frames and pages that it does that to.
     """
-    prog = inspection.open_kernel(inspection.Target(module, core, qmp))
+    prog = inspection.open_kernel(target)
     queues = inspection.describe_queues(prog)
     columns = ("queue", "owner", "command", "id", "block", "blocks", "frames", "pages")
     rows: list[tuple[object, ...]] = []
@@ -218,15 +233,13 @@ def inspect_nvme(
     emit(as_json, queues, "NVMe queues", columns, rows)
 
 
-@inspect_app.command("events")
-def inspect_events(
-    module: ModuleOption = None, core: CoreOption = None, qmp: QmpOption = None, as_json: JsonOption = False
-) -> None:
+@command("events")
+def inspect_events(target: inspection.Target, as_json: JsonOption = False) -> None:
     """Print the last events, up to 256.
 
     Those that 'exmapctl monitor' prints as they come; the module keeps them whether anyone listens or not.
     """
-    prog = inspection.open_kernel(inspection.Target(module, core, qmp))
+    prog = inspection.open_kernel(target)
     import exmap_drgn
 
     events = list(exmap_drgn.for_each_exmap_event(prog))
