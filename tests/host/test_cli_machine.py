@@ -78,8 +78,9 @@ def test_doctor_fails_without_a_module(tmp_path: Path) -> None:
     assert [status_of(name, tmp_path).status for name in ("built", "loaded", "device")] == ["fail"] * 3
 
 
-def test_doctor_fails_for_a_device_that_is_open_to_everybody(tmp_path: Path) -> None:
-    put(tmp_path, "dev/exmap").chmod(0o666)
+@pytest.mark.parametrize("mode", [0o661, 0o662, 0o664, 0o666])
+def test_doctor_fails_for_a_device_that_is_open_to_everybody(tmp_path: Path, mode: int) -> None:
+    put(tmp_path, "dev/exmap").chmod(mode)
     assert status_of("device", tmp_path).status == "fail"
 
 

@@ -94,6 +94,22 @@ def test_regions_are_sorted_from_the_largest_down(sort: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("sort", "less", "more"),
+    [
+        ("allocs", {"allocs": 5}, {"allocs": 9}),
+        ("frees", {"frees": 5, "allocs": 50}, {"frees": 9}),
+        ("flushes", {"flushes": 5}, {"flushes": 3, "flushes_ranged": 4}),
+        ("copies", {"copies": 5}, {"copies": 9}),
+        ("mapped", {"allocs": 50}, {}),
+    ],
+)
+def test_each_sort_goes_by_its_column(sort: str, less: dict[str, int], more: dict[str, int]) -> None:
+    found = sampling.rates(sample(10.0), sample(12.0, region(1, **less), region(2, **more)))
+    assert [rate.region.region for rate in top.ordered(found, sort)] == [2, 1]
+    assert [rate.region.region for rate in top.ordered(found, "region")] == [1, 2]
+
+
+@pytest.mark.parametrize(
     ("number", "text"),
     [(0, "0"), (9999, "9999"), (10_000, "10k"), (12_345, "12.3k"), (1 << 20, "1049k"), (5e12, "5000G")],
 )
