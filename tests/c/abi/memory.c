@@ -345,11 +345,13 @@ static void live_many_lives(void *arg)
 	join_group(group);
 	for (i = 0; i < 100; i++)
 		live_a_life();
-	/* the statistics are two seconds late */
-	sleep(3);
-	pages = read_group(group, "memory.current", NULL);
-	slab = read_group(group, "memory.stat", "slab_unreclaimable");
+	/* the kernel gathers statistics every two seconds, if it gets to it */
+	for (i = 0, slab = 0; i < 30 && !slab; i++) {
+		sleep(3);
+		slab = read_group(group, "memory.stat", "slab_unreclaimable");
+	}
 	CHECK(slab > 0);
+	pages = read_group(group, "memory.current", NULL);
 	for (i = 0; i < LIVES; i++)
 		live_a_life();
 	sleep(3);
