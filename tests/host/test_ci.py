@@ -47,7 +47,7 @@ def test_log_scanner_finds_trouble(line: str) -> None:
         "EXT4-fs (nvme1n1): mounted filesystem",
         "hrtimer: interrupt took 16238320 ns",
         "... MAX_LOCK_DEPTH:          48",
-        "[    8.928062] virtme-ng-init: WARNING: failed to run: \"systemd-tmpfiles\"",
+        '[    8.928062] virtme-ng-init: WARNING: failed to run: "systemd-tmpfiles"',
         "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
     ],
 )
