@@ -5,12 +5,14 @@ PY := .venv/bin/python
 DEMO_KERNEL ?= 6.12
 BACKEND ?= kernel
 STORAGE ?= nvme
+FUZZ_SECONDS ?= 600
 
 help:
 	@echo "make demo                   load real data into exmapdb in a guest, and check it"
 	@echo "  BACKEND=posix  without a guest   STORAGE=block  on a block device, not on NVMe queues"
 	@echo "make test                   lint, host tests, the VM suite on both kernels"
 	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
+	@echo "make fuzz                   damaged databases, at random, for FUZZ_SECONDS (600)"
 	@echo "make bench                  the benches, in a guest; compares with docs/bench"
 	@echo "make lint  make docs  make setup  make clean"
 
@@ -36,6 +38,9 @@ test-host: setup
 test-debug: setup
 	@$(PY) ci/suite.py vm:debug
 
+fuzz: setup
+	@EXMAP_FUZZ_SECONDS=$(FUZZ_SECONDS) EXMAP_FUZZ_SEED=$$(date +%s) $(PY) -m pytest -q -k damaged tests/host/test_db_native.py
+
 bench: setup
 	@$(PY) ci/bench.py
 
@@ -49,4 +54,4 @@ docs: setup
 clean:
 	rm -rf build dist *.egg-info
 
-.PHONY: help setup demo test test-host test-debug bench lint docs clean
+.PHONY: help setup demo test test-host test-debug fuzz bench lint docs clean

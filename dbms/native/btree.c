@@ -17,6 +17,22 @@ int btree_create(struct exdb_worker *w, uint64_t *root)
 	return 0;
 }
 
+int btree_fix(struct exdb_worker *w, uint64_t page, int level, const struct node **out)
+{
+	const void *mem;
+	int ret = buffer_fix_shared(w, page, &mem);
+
+	if (ret)
+		return ret;
+	if (!node_is_at(mem, level)) {
+		buffer_unfix_shared(w, page);
+		w->error_page = page;
+		return -EUCLEAN;
+	}
+	*out = mem;
+	return 0;
+}
+
 static void take_fence(struct fence *fence, const struct node *node, unsigned int i)
 {
 	if (fence && i < node->count)
@@ -27,19 +43,17 @@ int btree_find_leaf(struct exdb_worker *w, uint64_t root, const uint8_t *key, un
 		    struct latched *leaf, struct fence *fence)
 {
 	const struct node *node, *next;
-	const void *mem;
 	uint64_t page = root, child;
 	unsigned int i;
 	int ret;
 
 restart:
-	ret = buffer_fix_shared(w, root, &mem);
+	ret = btree_fix(w, root, NODE_ROOT, &node);
 	if (ret)
 		return ret;
-	node = mem;
 	if (node_is_leaf(node)) {
 		buffer_unfix_shared(w, root);
-		ret = latch(w, root, leaf);
+		ret = latch(w, root, NODE_ROOT, leaf);
 		if (ret || node_is_leaf(leaf->node))
 			return ret;
 		unlatch(w, leaf);
@@ -49,8 +63,7 @@ restart:
 		i = node_upper_bound(node, key, length);
 		take_fence(fence, node, i);
 		child = node_child(node, i);
-		ret = buffer_fix_shared(w, child, &mem);
-		next = mem;
+		ret = btree_fix(w, child, node->header.level - 1, &next);
 		buffer_unfix_shared(w, page);
 		if (ret)
 			return ret;
@@ -59,7 +72,7 @@ restart:
 	}
 	i = node_upper_bound(node, key, length);
 	take_fence(fence, node, i);
-	ret = latch(w, node_child(node, i), leaf);
+	ret = latch(w, node_child(node, i), 0, leaf);
 	buffer_unfix_shared(w, page);
 	return ret;
 }
@@ -133,19 +146,18 @@ static int find_shared(struct exdb_worker *w, uint64_t root, const uint8_t *key,
 		       unsigned int length, uint64_t *page, const struct node **leaf,
 		       struct fence *fence)
 {
-	const struct node *node;
-	const void *mem;
-	int ret = buffer_fix_shared(w, root, &mem);
+	const struct node *node, *next;
+	int ret = btree_fix(w, root, NODE_ROOT, &node);
 
 	*page = root;
 	if (ret)
 		return ret;
-	for (node = mem; !node_is_leaf(node); node = mem) {
+	for (; !node_is_leaf(node); node = next) {
 		unsigned int i = node_upper_bound(node, key, length);
 		uint64_t child = node_child(node, i);
 
 		take_fence(fence, node, i);
-		ret = buffer_fix_shared(w, child, &mem);
+		ret = btree_fix(w, child, node->header.level - 1, &next);
 		buffer_unfix_shared(w, *page);
 		if (ret)
 			return ret;
@@ -218,6 +230,8 @@ int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *ke
 		const struct btree_row row = btree_row_at(node, i);
 
 		ret = fn(arg, &row);
+		if (ret == -EUCLEAN)
+			w->error_page = page;
 	}
 	buffer_unfix_shared(w, page);
 	return ret;

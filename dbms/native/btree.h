@@ -79,6 +79,9 @@ struct btree_cursor {
 	unsigned int prefetch;
 };
 
+/* A node under a shared latch; -EUCLEAN if the page is none of this level, or of any if that is NODE_ROOT. */
+int btree_fix(struct exdb_worker *w, uint64_t page, int level, const struct node **out);
+
 int btree_create(struct exdb_worker *w, uint64_t *root);
 
 /*

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "buffer.h"
+#include "node.h"
 
 #define SPINS		64	/* tries before the processor is given away */
 #define STALLS		2000	/* turns of the clock without a victim before giving up */
@@ -115,7 +116,7 @@ static int read_page(struct exdb_worker *w, uint64_t page)
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	count_up(&w->counts.read, 1);
-	return page_verify(mem, page);
+	return node_verify(mem, page);
 }
 
 /*
@@ -157,12 +158,13 @@ static int check_page(struct exdb_worker *w, uint64_t page)
 
 int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 {
-	uint64_t *word = page_state(w->db, page);
 	unsigned int spins = 0;
+	uint64_t *word;
 	int ret = check_page(w, page);
 
 	if (ret)
 		return ret;
+	word = page_state(w->db, page);
 	if (w->view)
 		return freeze_fix(w, page, out);
 	for (;;) {
@@ -192,12 +194,13 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 
 int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 {
-	uint64_t *word = page_state(w->db, page);
 	unsigned int spins = 0;
+	uint64_t *word;
 	int ret = check_page(w, page);
 
 	if (ret)
 		return ret;
+	word = page_state(w->db, page);
 	for (;;) {
 		uint64_t v = state_load(word);
 		unsigned int state = state_of(v);
@@ -316,11 +319,11 @@ static unsigned int claim_absent(struct exdb_worker *w, const uint64_t *pages, u
 	unsigned int i, nr = 0;
 
 	for (i = 0; i < n && nr < PREFETCH_MAX; i++) {
-		uint64_t *word = page_state(w->db, pages[i]);
-		uint64_t v;
+		uint64_t *word, v;
 
 		if (check_page(w, pages[i]))
 			continue;
+		word = page_state(w->db, pages[i]);
 		v = state_load(word);
 		if (state_of(v) == STATE_EVICTED && state_try_exclusive(word, v))
 			claimed[nr++] = pages[i];
@@ -372,7 +375,7 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	for (i = 0; i < nr; i++) {
 		bool mapped = exmap_is_mapped(db->ex, claimed[i]);
 
-		if (!mapped || page_verify(exmap_page(db->ex, claimed[i]), claimed[i])) {
+		if (!mapped || node_verify(exmap_page(db->ex, claimed[i]), claimed[i])) {
 			abandon(w, claimed[i]);
 			continue;
 		}

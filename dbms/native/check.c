@@ -9,8 +9,6 @@
 
 #include "commit.h"
 
-#define DEPTH_MAX	32u
-
 /**
  * struct check - a check that is under way
  * @w: the channel
@@ -39,37 +37,10 @@ static int see(struct check *c, uint64_t page)
 	return 0;
 }
 
-/* Whether the entries lie in the page, without overlap in sum. */
-static bool has_sound_slots(const struct node *node)
+/* Whether the keys, which ascend, are not below @low and, if there is one, below @high. */
+static bool is_within(const struct node *node, const struct exdb_key *low,
+		      const struct exdb_key *high)
 {
-	unsigned int i, slots = sizeof(*node) + node->count * sizeof(struct node_slot);
-	unsigned int used = 0;
-
-	if (node->count > NODE_SPACE / sizeof(struct node_slot) || node->begin < slots ||
-	    node->begin > PAGE_SIZE)
-		return false;
-	for (i = 0; i < node->count; i++) {
-		const struct node_slot *slot = &node->slots[i];
-		unsigned int size = slot->key_length + slot->value_length;
-
-		if (slot->offset < node->begin || size > PAGE_SIZE - slot->offset ||
-		    slot->key_length > EXDB_KEY_MAX ||
-		    (!node_is_leaf(node) && slot->value_length != NODE_CHILD))
-			return false;
-		used += size;
-	}
-	return used + node->garbage == PAGE_SIZE - node->begin;
-}
-
-/* Whether the keys ascend, from @low on and, if there is one, below @high. */
-static bool is_in_order(const struct node *node, const struct exdb_key *low,
-			const struct exdb_key *high)
-{
-	unsigned int i;
-
-	for (i = 0; i + 1 < node->count; i++)
-		if (node_compare(node, i + 1, node_key(node, i), node->slots[i].key_length) >= 0)
-			return false;
 	if (!node->count)
 		return true;
 	if (node_compare(node, 0, low->bytes, low->length) > 0)
@@ -107,23 +78,19 @@ static int check_leaf(struct check *c, uint64_t page, const struct node *node)
 	return 0;
 }
 
-/* The subtree of a page whose keys must be in [low, high); a level of -1 will be any. */
+/* The subtree of a page whose keys must be in [low, high); a level of NODE_ROOT is any. */
 static int check_node(struct check *c, uint64_t page, const struct exdb_key *low,
 		      const struct exdb_key *high, int level)
 {
 	const struct node *node;
-	const void *mem;
 	int ret = see(c, page);
 
 	if (!ret)
-		ret = buffer_fix_shared(c->w, page, &mem);
+		ret = btree_fix(c->w, page, level, &node);
 	if (ret)
 		return ret;
-	node = mem;
 	c->result->tree_pages++;
-	if ((level >= 0 && node->header.level != level) || node->header.level > DEPTH_MAX ||
-	    node->header.type != (node_is_leaf(node) ? PAGE_LEAF : PAGE_INNER) ||
-	    !has_sound_slots(node) || !is_in_order(node, low, high))
+	if (!node_is_sound(node) || !is_within(node, low, high))
 		ret = fail(c, page);
 	else if (node_is_leaf(node))
 		ret = check_leaf(c, page, node);
@@ -140,7 +107,7 @@ static int check_tree(struct check *c, uint64_t root)
 
 	c->leaf = 0;
 	c->result->trees++;
-	ret = check_node(c, root, &low, NULL, -1);
+	ret = check_node(c, root, &low, NULL, NODE_ROOT);
 	if (!ret && c->leaf != UINT64_MAX)
 		ret = fail(c, root);
 	return ret;

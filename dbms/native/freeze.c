@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "buffer.h"
+#include "node.h"
 
 #define CACHE_PAGES	64u
 
@@ -256,7 +257,7 @@ static int load(struct exdb_freeze *f, uint64_t page, void *mem)
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	count_up(&f->worker.counts.read, 1);
-	return page_verify(mem, page);
+	return node_verify(mem, page);
 }
 
 int exdb_freeze_load(struct exdb_freeze *f, uint64_t first, uint64_t n, void *out)

@@ -14,27 +14,16 @@ static int put_bytes(struct exdb_key *key, const uint8_t *bytes, unsigned int le
 	return 0;
 }
 
-static const uint8_t *skip_part(unsigned int type, const uint8_t *at)
-{
-	const unsigned int width = row_width(type);
-
-	if (width)
-		return at + width;
-	while (at[0] || at[1])
-		at += at[0] ? 1 : 2;
-	return at + 2;
-}
-
 /* A column of the row's key is there as it has to be. */
 static int put_key_part(const struct exdb_layout *layout, unsigned int column,
 			const struct btree_row *row, struct exdb_key *key)
 {
-	const uint8_t *at = row->key;
+	const uint8_t *at = row->key, *end = at + row->key_length;
 	unsigned int k;
 
 	for (k = 0; layout->key[k] != column; k++)
-		at = skip_part(layout->columns[layout->key[k]].type, at);
-	return put_bytes(key, at, skip_part(layout->columns[column].type, at) - at);
+		at = row_skip_part(layout->columns[layout->key[k]].type, at, end);
+	return put_bytes(key, at, row_skip_part(layout->columns[column].type, at, end) - at);
 }
 
 static int put_value(unsigned int type, const struct row_shape *shape, unsigned int place,
@@ -90,13 +79,13 @@ static int put_column(const struct exdb_layout *layout, unsigned int column,
 int index_encode(const struct exdb_layout *layout, const struct row_index *index,
 		 const struct btree_row *row, struct index_entry *entry)
 {
-	const struct row_shape *shape = row_shape(layout, row);
+	const struct row_shape *shape;
 	uint16_t length;
 	unsigned int i;
-	int ret;
+	int ret = row_shape(layout, row, &shape);
 
-	if (!shape)
-		return -ESTALE;
+	if (ret)
+		return ret;
 	entry->key.length = 0;
 	entry->exclusive = index->unique;
 	for (i = 0; i < index->nr_columns; i++) {

@@ -10,6 +10,7 @@
 #ifndef EXDB_LATCH_H
 #define EXDB_LATCH_H
 
+#include <errno.h>
 #include <string.h>
 
 #include "btree.h"
@@ -28,11 +29,17 @@ struct fence {
 	uint8_t key[EXDB_KEY_MAX];
 };
 
-static inline int latch(struct exdb_worker *w, uint64_t page, struct latched *l)
+/* As btree_fix(). */
+static inline int latch(struct exdb_worker *w, uint64_t page, int level, struct latched *l)
 {
 	void *mem;
 	int ret = buffer_fix_exclusive(w, page, &mem);
 
+	if (!ret && !node_is_at(mem, level)) {
+		buffer_unfix_exclusive(w, page, false);
+		w->error_page = page;
+		ret = -EUCLEAN;
+	}
 	*l = (struct latched){ .page = page, .node = ret ? NULL : mem };
 	return ret;
 }

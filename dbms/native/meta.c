@@ -151,7 +151,8 @@ static int check(const struct meta_page *meta)
 		return -EPROTONOSUPPORT;
 	if (map_pages_for(map_pages_for(meta->next_page)) > MAP_ROOTS_MAX ||
 	    meta->nr_map < map_pages_for(meta->next_page) ||
-	    meta->free_page >= meta->next_page || meta->log_blocks < EXDB_LOG_MIN)
+	    meta->free_page >= meta->next_page || meta->log_blocks < EXDB_LOG_MIN ||
+	    meta->lsn % sizeof(uint64_t))
 		return -EBADMSG;
 	return 0;
 }

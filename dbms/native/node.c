@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <errno.h>
 #include <string.h>
 
 #include "node.h"
@@ -17,6 +18,51 @@ static unsigned int slots_end(const struct node *node)
 unsigned int node_free_space(const struct node *node)
 {
 	return node->begin - slots_end(node) + node->garbage;
+}
+
+/* Whether an entry lies in the page, and is not larger than any may be. */
+static bool is_sound_slot(const struct node *node, const struct node_slot *slot)
+{
+	const unsigned int size = slot->key_length + slot->value_length;
+
+	if (slot->offset < node->begin || slot->offset > PAGE_SIZE ||
+	    size > PAGE_SIZE - slot->offset || slot->key_length > EXDB_KEY_MAX)
+		return false;
+	return node_is_leaf(node) ? size <= EXDB_ROW_MAX : slot->value_length == NODE_CHILD;
+}
+
+/* Whether the entries lie in the page, without overlap in sum. */
+static bool has_sound_slots(const struct node *node)
+{
+	unsigned int i, used = 0;
+
+	if (node->count > NODE_SPACE / sizeof(struct node_slot) ||
+	    node->begin < slots_end(node) || node->begin > PAGE_SIZE)
+		return false;
+	for (i = 0; i < node->count; i++) {
+		const struct node_slot *slot = &node->slots[i];
+
+		if (!is_sound_slot(node, slot))
+			return false;
+		used += slot->key_length + slot->value_length;
+	}
+	return used + node->garbage == PAGE_SIZE - node->begin;
+}
+
+/* Pages are latched with their neighbours and children: none of these is another one of them. */
+static bool has_sound_links(const struct node *node)
+{
+	unsigned int i;
+
+	if (node->link == node->header.number)
+		return false;
+	for (i = 0; !node_is_leaf(node) && i < node->count; i++) {
+		const uint64_t child = node_child(node, i);
+
+		if (child == node->header.number || child == node_child(node, i + 1))
+			return false;
+	}
+	return true;
 }
 
 static uint32_t head_of(const uint8_t *key, unsigned int length)
@@ -42,6 +88,44 @@ static int compare_with_head(const struct node *node, unsigned int i, uint32_t h
 int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length)
 {
 	return compare_with_head(node, i, head_of(key, length), key, length);
+}
+
+static bool has_sound_keys(const struct node *node)
+{
+	unsigned int i;
+
+	for (i = 0; i < node->count; i++) {
+		const struct node_slot *slot = &node->slots[i];
+
+		if (slot->head != head_of(node_key(node, i), slot->key_length))
+			return false;
+		if (i && node_compare(node, i - 1, node_key(node, i), slot->key_length) <= 0)
+			return false;
+	}
+	return true;
+}
+
+bool node_is_at(const struct node *node, int level)
+{
+	if (node->header.type != (node_is_leaf(node) ? PAGE_LEAF : PAGE_INNER))
+		return false;
+	return level == NODE_ROOT || node->header.level == level;
+}
+
+bool node_is_sound(const struct node *node)
+{
+	return node_is_at(node, NODE_ROOT) && node->header.level <= NODE_LEVEL_MAX &&
+	       has_sound_slots(node) && has_sound_links(node) && has_sound_keys(node);
+}
+
+int node_verify(const void *page, uint64_t number)
+{
+	const struct node *node = page;
+	int ret = page_verify(page, number);
+
+	if (ret || node->header.type == PAGE_FREE)
+		return ret;
+	return node_is_sound(node) ? 0 : -EUCLEAN;
 }
 
 /* First slot whose key is greater than @key, or equal to it if @equal. */

@@ -66,6 +66,9 @@ struct node {
 /* What an inner page needs to take any separator. */
 #define NODE_INNER_RESERVE	(EXDB_KEY_MAX + NODE_CHILD + (unsigned int)sizeof(struct node_slot))
 
+/* No tree comes near it. */
+#define NODE_LEVEL_MAX	32u
+
 static_assert(sizeof(struct node_slot) == 12, "on-disk format");
 static_assert(sizeof(struct node) == 64, "on-disk format");
 static_assert(4 * (EXDB_ROW_MAX + sizeof(struct node_slot)) <= NODE_SPACE,
@@ -90,6 +93,16 @@ static inline int key_compare(const uint8_t *a, unsigned int a_length, const uin
 }
 
 void node_init(struct node *node, uint64_t number, unsigned int level);
+
+/* Whether everything below may be done to it, and it can be latched with its neighbours. */
+bool node_is_sound(const struct node *node);
+
+/* 0 if a page is what was written as page @number, and a sound node or free; else -EBADMSG, -EUCLEAN. */
+int node_verify(const void *page, uint64_t number);
+
+/* Whether the page is a node, and of this level; any if that is NODE_ROOT. */
+#define NODE_ROOT	(-1)
+bool node_is_at(const struct node *node, int level);
 
 static inline bool node_is_leaf(const struct node *node)
 {

@@ -65,7 +65,7 @@ void page_init(void *page, uint64_t number, enum page_type type, unsigned int le
 /* Write the checksum, before the page goes to the backing. */
 void page_seal(void *page);
 
-/* 0, or -EBADMSG if the page is not what was written as page @number. */
+/* 0, or -EBADMSG if the page is not what was written as page @number.  Of trees: node_verify(). */
 int page_verify(const void *page, uint64_t number);
 
 #endif /* EXDB_PAGE_H */

@@ -120,17 +120,18 @@ static int latch_neighbours(struct exdb_worker *w, const struct node *parent, un
 			    const struct latched *child, struct latched *left,
 			    struct latched *right)
 {
+	const int level = parent->header.level - 1;
 	int ret;
 
 	if (child->page == node_child(parent, i)) {
 		*left = *child;
 	} else {
 		unlatch(w, child);
-		ret = latch(w, node_child(parent, i), left);
+		ret = latch(w, node_child(parent, i), level, left);
 		if (ret)
 			return ret;
 	}
-	ret = latch(w, node_child(parent, i + 1), right);
+	ret = latch(w, node_child(parent, i + 1), level, right);
 	if (ret)
 		unlatch(w, left);
 	return ret;
@@ -180,7 +181,7 @@ static int mend_step(struct exdb_worker *w, struct latched *parent, const struct
 		     struct latched *child)
 {
 	unsigned int i = node_upper_bound(parent->node, key->key, key->key_length);
-	int ret = latch(w, node_child(parent->node, i), child);
+	int ret = latch(w, node_child(parent->node, i), parent->node->header.level - 1, child);
 
 	if (ret)
 		goto err_parent;
@@ -208,7 +209,7 @@ err_parent:
 static int mend(struct exdb_worker *w, uint64_t root, const struct btree_entry *key)
 {
 	struct latched parent, child;
-	int ret = latch(w, root, &parent);
+	int ret = latch(w, root, NODE_ROOT, &parent);
 
 	if (!ret && !node_is_leaf(parent.node) && btree_is_full(parent.node, key)) {
 		ret = btree_grow_root(w, &parent);

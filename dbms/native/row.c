@@ -269,9 +269,53 @@ const uint8_t *row_text(const struct row_shape *shape, const uint8_t *value, uns
 	return ends + 2 * shape->nr_text + from;
 }
 
-const struct row_shape *row_shape(const struct exdb_layout *layout, const struct btree_row *row)
+const uint8_t *row_skip_part(unsigned int type, const uint8_t *at, const uint8_t *end)
 {
-	return row->value[0] > layout->version ? NULL : &layout->shapes[row->value[0]];
+	const unsigned int width = row_width(type);
+
+	if (width)
+		return end - at < width ? NULL : at + width;
+	while (end - at >= 2 && (at[0] || at[1]))
+		at += at[0] ? 1 : 2;
+	return end - at < 2 ? NULL : at + 2;
+}
+
+static bool has_sound_key(const struct exdb_layout *layout, const struct btree_row *row)
+{
+	const uint8_t *at = row->key, *end = at + row->key_length;
+	unsigned int k;
+
+	for (k = 0; k < layout->nr_key && at; k++)
+		at = row_skip_part(layout->columns[layout->key[k]].type, at, end);
+	return at == end;
+}
+
+/* Whether the texts follow one another within the value. */
+static bool has_sound_texts(const struct row_shape *shape, const struct btree_row *row)
+{
+	const unsigned int texts = shape->ends + 2 * shape->nr_text;
+	unsigned int i;
+	uint16_t from = 0, to;
+
+	if (row->value_length < texts)
+		return false;
+	for (i = 0; i < shape->nr_text; i++, from = to) {
+		memcpy(&to, row->value + shape->ends + 2 * i, sizeof(to));
+		if (to < from || to > row->value_length - texts)
+			return false;
+	}
+	return true;
+}
+
+int row_shape(const struct exdb_layout *layout, const struct btree_row *row,
+	      const struct row_shape **shape)
+{
+	if (!row->value_length)
+		return -EUCLEAN;
+	if (row->value[0] > layout->version)
+		return -ESTALE;
+	*shape = &layout->shapes[row->value[0]];
+	return has_sound_key(layout, row) && has_sound_texts(*shape, row) ? 0 : -EUCLEAN;
 }
 
 /* One that is not in the key; the row may be older than the column. */
@@ -301,11 +345,12 @@ static int decode_column(const struct row_shape *shape, const struct row_place *
 int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 	       struct exdb_vector *columns, uint64_t i)
 {
-	const struct row_shape *shape = row_shape(layout, row);
+	const struct row_shape *shape;
 	unsigned int c;
+	int ret = row_shape(layout, row, &shape);
 
-	if (!shape)
-		return -ESTALE;
+	if (ret)
+		return ret;
 	if (decode_key(layout, row->key, columns, i))
 		return 1;
 	for (c = 0; c < layout->nr_columns; c++) {

@@ -110,8 +110,15 @@ int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *c
 int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 	       struct exdb_vector *columns, uint64_t i);
 
-/* The shape of a row; NULL if it was written with columns that the layout does not know. */
-const struct row_shape *row_shape(const struct exdb_layout *layout, const struct btree_row *row);
+/*
+ * The shape of a row that can be decoded.  -ESTALE if it was written with columns that the layout
+ * does not know, -EUCLEAN if its bytes are no row of this table.
+ */
+int row_shape(const struct exdb_layout *layout, const struct btree_row *row,
+	      const struct row_shape **shape);
+
+/* Behind a part of a key; NULL if that goes beyond @end. */
+const uint8_t *row_skip_part(unsigned int type, const uint8_t *at, const uint8_t *end);
 
 /* Bytes of a value, or 0 if that depends on the value. */
 unsigned int row_width(unsigned int type);

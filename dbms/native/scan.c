@@ -14,6 +14,7 @@ struct position {
 	uint64_t page;
 	const struct node *leaf;
 	unsigned int ahead; /* leaves to the right that have been prefetched */
+	unsigned int empty; /* leaves without a row that have been passed since the last one */
 };
 
 /* The children from @i on that the scan will want. */
@@ -36,15 +37,14 @@ static unsigned int children_ahead(const struct node *node, unsigned int i,
 static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct position *at)
 {
 	uint64_t pages[PREFETCH_MAX];
-	const struct node *node;
-	const void *mem;
+	const struct node *node, *next;
 	unsigned int n = 0;
-	int ret = buffer_fix_shared(w, cursor->root, &mem);
+	int ret = btree_fix(w, cursor->root, NODE_ROOT, &node);
 
 	if (ret)
 		return ret;
 	at->page = cursor->root;
-	for (node = mem; !node_is_leaf(node); node = mem) {
+	for (; !node_is_leaf(node); node = next) {
 		unsigned int i = node_upper_bound(node, cursor->low.bytes, cursor->low.length);
 		uint64_t child = node_child(node, i);
 
@@ -53,13 +53,14 @@ static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct
 			ret = buffer_prefetch(w, pages, n);
 		}
 		if (!ret)
-			ret = buffer_fix_shared(w, child, &mem);
+			ret = btree_fix(w, child, node->header.level - 1, &next);
 		buffer_unfix_shared(w, at->page);
 		if (ret)
 			return ret;
 		at->page = child;
 	}
 	at->leaf = node;
+	at->empty = 0;
 	at->ahead = n ? n - 1 : 0;
 	return 0;
 }
@@ -87,23 +88,40 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, unsig
 	return 0;
 }
 
+/* Whether a leaf that the last one links to can lie there: links that lead back have no end. */
+static bool is_right_of(const struct exdb_worker *w, const struct node *leaf, struct position *at)
+{
+	const struct node *last = at->leaf;
+
+	if (!leaf->count || !last->count)
+		return ++at->empty < w->db->next_page;
+	at->empty = 0;
+	return node_compare(leaf, 0, node_key(last, last->count - 1),
+			    last->slots[last->count - 1].key_length) < 0;
+}
+
 /* Go to the right neighbour; 1 at the end of the tree. */
 static int step(struct exdb_worker *w, struct btree_cursor *cursor, struct position *at)
 {
-	uint64_t next = at->leaf->link;
-	const void *mem;
+	const uint64_t next = at->leaf->link;
+	const struct node *leaf;
 	int ret;
 
 	if (!next) {
 		cursor->done = true;
 		return 1;
 	}
-	ret = buffer_fix_shared(w, next, &mem);
+	ret = btree_fix(w, next, 0, &leaf);
 	if (ret)
 		return ret;
+	if (!is_right_of(w, leaf, at)) {
+		buffer_unfix_shared(w, next);
+		w->error_page = next;
+		return -EUCLEAN;
+	}
 	buffer_unfix_shared(w, at->page);
 	at->page = next;
-	at->leaf = mem;
+	at->leaf = leaf;
 	at->ahead -= at->ahead > 0;
 	return 0;
 }
@@ -122,6 +140,8 @@ static int scan_run(struct exdb_worker *w, struct btree_cursor *cursor, btree_ro
 	do {
 		more = at.ahead > 0 || !cursor->prefetch;
 		ret = scan_leaf(cursor, at.leaf, i, fn, arg);
+		if (ret == -EUCLEAN)
+			w->error_page = at.page;
 		if (!ret)
 			ret = step(w, cursor, &at);
 		i = 0;

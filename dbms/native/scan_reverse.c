@@ -4,6 +4,7 @@
  * latches leftwards: each leaf is come to from the root, and the separator that
  * led there says where the next one ends.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "btree.h"
@@ -63,15 +64,14 @@ static int read_ahead(struct exdb_worker *w, struct btree_cursor *cursor, const 
 /* Find the leaf of the greatest key that is wanted. */
 static int seek(struct exdb_worker *w, struct btree_cursor *cursor, struct arrival *at)
 {
-	const struct node *node;
-	const void *mem;
-	int ret = buffer_fix_shared(w, cursor->root, &mem);
+	const struct node *node, *next;
+	int ret = btree_fix(w, cursor->root, NODE_ROOT, &node);
 
 	if (ret)
 		return ret;
 	at->page = cursor->root;
 	at->bounded = false;
-	for (node = mem; !node_is_leaf(node); node = mem) {
+	for (; !node_is_leaf(node); node = next) {
 		unsigned int i = end_of(node, cursor);
 		uint64_t child = node_child(node, i);
 
@@ -82,7 +82,7 @@ static int seek(struct exdb_worker *w, struct btree_cursor *cursor, struct arriv
 		if (node->header.level == 1)
 			ret = read_ahead(w, cursor, node, i);
 		if (!ret)
-			ret = buffer_fix_shared(w, child, &mem);
+			ret = btree_fix(w, child, node->header.level - 1, &next);
 		buffer_unfix_shared(w, at->page);
 		if (ret)
 			return ret;
@@ -129,6 +129,8 @@ int btree_scan_leaf_reverse(struct exdb_worker *w, struct btree_cursor *cursor, 
 	if (ret)
 		return ret;
 	ret = scan_leaf(cursor, at.leaf, fn, arg);
+	if (ret == -EUCLEAN)
+		w->error_page = at.page;
 	buffer_unfix_shared(w, at.page);
 	if (ret)
 		return ret;

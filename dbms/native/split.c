@@ -131,7 +131,7 @@ int btree_make_room(struct exdb_worker *w, uint64_t root, const struct btree_ent
 		    const struct btree_entry *previous)
 {
 	struct latched parent, child;
-	int ret = latch(w, root, &parent);
+	int ret = latch(w, root, NODE_ROOT, &parent);
 
 	if (ret)
 		return ret;
@@ -140,7 +140,7 @@ int btree_make_room(struct exdb_worker *w, uint64_t root, const struct btree_ent
 	while (!ret && !node_is_leaf(parent.node)) {
 		unsigned int i = node_upper_bound(parent.node, entry->key, entry->key_length);
 
-		ret = latch(w, node_child(parent.node, i), &child);
+		ret = latch(w, node_child(parent.node, i), parent.node->header.level - 1, &child);
 		if (ret)
 			break;
 		if (btree_is_full(child.node, entry))

@@ -232,7 +232,7 @@ static int write_and_commit(struct exdb_worker *w, const struct exdb_layout *lay
 			ret = -ECANCELED;
 		exdb_txn_end(txn);
 	} while (ret == -ECANCELED && ++tries < 1000);
-	return ret;
+	return table_error(w, layout, ret);
 }
 
 static int change_entries(struct exdb_worker *w, struct exdb_txn *txn,

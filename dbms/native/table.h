@@ -11,6 +11,9 @@ struct row_copy {
 	uint8_t bytes[EXDB_ROW_MAX];
 };
 
+/* -EUCLEAN for an -ESTALE that no change of the catalog explains: a row of columns that never were. */
+int table_error(const struct exdb_worker *w, const struct exdb_layout *layout, int ret);
+
 /* Whether the transaction sees a row with this key: 1, and a copy of it unless NULL; 0, or -errno. */
 int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	       const struct btree_entry *entry, struct row_copy *copy);

@@ -84,6 +84,13 @@ int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	return ret == -ENOENT ? 0 : ret ? ret : 1;
 }
 
+int table_error(const struct exdb_worker *w, const struct exdb_layout *layout, int ret)
+{
+	const bool newest = layout->schema && layout->schema == exdb_schema(w->db);
+
+	return ret == -ESTALE && newest ? -EUCLEAN : ret;
+}
+
 static int use_layout(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout)
 {
 	if (txn)
@@ -112,7 +119,7 @@ long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn,
 			ret = 0;
 	}
 	if (ret)
-		return ret == 1 ? -EMSGSIZE : ret;
+		return ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
 	return sink.rows;
 }
 
@@ -124,7 +131,7 @@ int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exd
 
 	if (!ret)
 		ret = table_find(w, txn, tree, key, &sink);
-	return ret == 1 ? -EMSGSIZE : ret;
+	return ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
 }
 
 struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout,
@@ -275,10 +282,10 @@ long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_v
 	int ret;
 
 	if (scan->found)
-		return index_scan_next(w, scan, &sink);
+		return table_error(w, scan->layout, (int)index_scan_next(w, scan, &sink));
 	ret = scan_tree(w, scan, &sink);
 	if (ret < 0)
-		return ret;
+		return table_error(w, scan->layout, ret);
 	if (!sink.rows && (ret > 0 || !scan->cursor.done))
 		return -EMSGSIZE;
 	return sink.rows;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "buffer.h"
+#include "node.h"
 
 #define PAGES	200u	/* more than there are frames */
 
@@ -109,9 +110,9 @@ static unsigned int state(uint64_t page)
 
 static void fill(void *mem, uint64_t page)
 {
-	page_init(mem, page, PAGE_LEAF, 0);
-	memset((uint8_t *)mem + sizeof(struct page_header), (int)page,
-	       PAGE_SIZE - sizeof(struct page_header));
+	/* what lies between its slots and its entries is nobody's */
+	node_init(mem, page, 0);
+	memset((uint8_t *)mem + sizeof(struct node), (int)page, PAGE_SIZE - sizeof(struct node));
 }
 
 static void check_content(const void *mem, uint64_t page)

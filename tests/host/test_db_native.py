@@ -1,6 +1,11 @@
-"""The native core under the sanitizers, and its checksum against the standard's own vectors."""
+"""The native core under the sanitizers, on damaged pages, and its checksum against the standard's vectors."""
 
+import atexit
+import functools
+import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +21,21 @@ ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 WRAP_DISK = "-Wl,--wrap=disk_read,--wrap=disk_write"
 
 
-def build(target: Path, source: Path, *flags: str) -> Path:
-    command = ["gcc", *STRICT, *flags, *INCLUDES, str(source), *SOURCES, "-o", str(target)]
+@functools.cache
+def objects(*flags: str) -> list[str]:
+    """Compile the core with these flags, once for all programs that want them."""
+    folder = tempfile.mkdtemp(prefix="exmapdb-core-")
+    atexit.register(shutil.rmtree, folder)
+    subprocess.run(["gcc", *STRICT, *flags, *INCLUDES, "-c", *SOURCES], cwd=folder, check=True, timeout=600)
+    return sorted(map(str, Path(folder).glob("*.o")))
+
+
+def build(target: Path, *parts: Path | str) -> Path:
+    """Link a program of the core, its own sources, and flags."""
+    own = [part for part in map(str, parts) if not part.startswith("-")]
+    link = [part for part in map(str, parts) if part.startswith("-Wl,")]
+    flags = [part for part in map(str, parts) if part.startswith("-") and part not in link]
+    command = ["gcc", *STRICT, *flags, *link, *INCLUDES, *own, *objects(*flags), "-o", str(target)]
     subprocess.run(command, check=True, timeout=300)
     return target
 
@@ -96,3 +114,34 @@ def power_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_was_acknowledged_survives_power_losses(power_build: Path, tmp_path: Path, seed: int) -> None:
     assert run(power_build, tmp_path / "t.exdb", seed, 600, 40) == "ok\n"
+
+
+FUZZ = ROOT / "tests/c/fuzz_db"
+FUZZ_SECONDS = int(os.environ.get("EXMAP_FUZZ_SECONDS", "20"))
+FUZZ_SEED = int(os.environ.get("EXMAP_FUZZ_SEED", "1"))
+
+
+@pytest.fixture(scope="module")
+def fuzz_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("fuzz") / "db_fuzz", *sorted(FUZZ.glob("*.c")), *ADDRESS)
+
+
+def fuzz(program: Path, *arguments: object) -> str:
+    """Run it where the input that ended it can be found afterwards."""
+    folder = ROOT / "build/fuzz"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(program), *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=FUZZ_SECONDS + 300, check=False
+    )
+    assert done.returncode == 0, f"{done.stderr}\nin {folder}"
+    return done.stdout
+
+
+def test_inputs_that_were_once_fatal_give_named_errors(fuzz_build: Path) -> None:
+    inputs = sorted((FUZZ / "corpus").iterdir())
+    assert fuzz(fuzz_build, *inputs) == f"{len(inputs)} inputs\n"
+
+
+def test_damaged_pages_and_logs_give_named_errors(fuzz_build: Path) -> None:
+    assert int(fuzz(fuzz_build, FUZZ_SECONDS, FUZZ_SEED).split()[0]) > 0
