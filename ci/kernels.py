@@ -1,6 +1,7 @@
 """The matrix of kernels: where they are, and the module built for each."""
 
 import contextlib
+import fcntl
 import fnmatch
 import hashlib
 import os
@@ -140,7 +141,12 @@ def build_module(kernel: Kernel, *extra: str) -> Path:
     out = ROOT / "build" / f"kmod-{kernel.release}"
     out.mkdir(parents=True, exist_ok=True)
     command = ["make", "-C", str(ROOT / "kmod"), f"KDIR={kernel.kdir}", f"OUT={out}", *extra]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    with (out / "lock").open("w") as lock:
+        # two guests may be started at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
     (out / "build.log").write_text(done.stdout)
     if done.returncode:
         raise ModuleBuildFailed("\n".join(done.stdout.splitlines()[-30:]))

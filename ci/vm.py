@@ -13,11 +13,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import disks
 import kernels
 import logscan
 import processes
@@ -49,8 +51,6 @@ EXIT_SETUP = 124
 EXIT_LOST = 125
 PROBE_SECONDS = 40.0
 MAX_DUMP = 1 << 30
-BAD_READ, BAD_WRITE = 8 << 20, 12 << 20
-SLOW_IOPS = 500
 
 
 class GuestError(Exception):
@@ -69,10 +69,8 @@ class GuestSetupFailed(GuestError):
 class Guest:
     """What to boot.
 
-    nvme holds the sizes of emulated disks as qemu-img understands them ("1G").  A disk
-    of a size that ends in ":slow" does SLOW_IOPS transfers a second; one of a size that
-    ends in ":bad" cannot read its block of 4 KiB at BAD_READ, nor write
-    the one at BAD_WRITE.
+    nvme holds the sizes of emulated disks, see disks.options; recorded is the image of one more,
+    which is kept, and whose writes and flushes are recorded.
     timeout is in seconds and covers boot and command.
     dump is a file that gets the memory of a guest that panics or runs out of time.
     monitor is a socket at which `exmapctl inspect --qmp` can look at the running guest.
@@ -82,6 +80,7 @@ class Guest:
     smp: int = 2
     memory: str = "3G"
     nvme: tuple[str, ...] = ()
+    recorded: Path | None = None
     iommu: bool = False
     icount: bool = False
     load: bool = False
@@ -137,34 +136,11 @@ def _vng() -> str:
     return str(path) if path.exists() else "vng"
 
 
-def _bad_blocks() -> str:
-    """Return the options of a disk with a block that cannot be read, and one that cannot be written."""
-    rules = [("read", BAD_READ), ("write", BAD_WRITE)]
-    return "".join(
-        f",file.inject-error.{number}.event=none,file.inject-error.{number}.iotype={kind}"
-        f",file.inject-error.{number}.sector={offset // 512},file.inject-error.{number}.errno=5"
-        for number, (kind, offset) in enumerate(rules)
-    )
-
-
 def _disk_options(guest: Guest, out: Path) -> list[str]:
-    options = []
-    for number, size in enumerate(guest.nvme):
-        image = out / f"nvme{number}.img"
-        size, _, flaw = size.partition(":")
-        subprocess.run(["truncate", "-s", size, str(image)], check=True)
-        file = f"file={image}"
-        if flaw == "slow":
-            file += f",throttling.iops-total={SLOW_IOPS}"
-        elif flaw == "bad":
-            file = f"file.driver=blkdebug,file.image.driver=file,file.image.filename={image}{_bad_blocks()}"
-        elif flaw:
-            raise GuestError(f"--nvme {size}:{flaw}: a disk is bad or slow, or neither")
-        options += [
-            f"-drive {file},if=none,id=n{number},format=raw,cache=writeback",
-            f"-device nvme,drive=n{number},serial=exmap{number},max_ioqpairs=8",
-        ]
-    return options
+    try:
+        return disks.options(guest.nvme, guest.recorded, out)
+    except ValueError as error:
+        raise GuestError(f"--nvme {error}") from error
 
 
 # The root that virtme-ng mounts caches nothing: each import is read anew.  A second
@@ -341,6 +317,42 @@ def _log_lines(out: Path) -> list[str]:
     return []
 
 
+@contextlib.contextmanager
+def _boot(guest: Guest, command: Sequence[str], out: Path, lock: bool) -> Iterator[Process]:
+    """Yield the process of a guest that runs a command."""
+    kernel = kernels.find(guest.kernel)
+    module = kernels.build_module(kernel) if guest.load else None
+    lines = [
+        f"export {key}={shlex.quote(value)}\n" for key, value in _environment(guest, out, module).items()
+    ]
+    (out / "environment").write_text("".join(lines))
+    (out / "command").write_text("ulimit -l unlimited\nexec " + shlex.join(command) + "\n")
+    with only_guest() if lock else contextlib.nullcontext(), (out / "console").open("wb") as console:
+        argv = vng_command(guest, kernel, out, kvm=not guest.icount and kvm_works(kernel.image))
+        with _process(argv, console) as process:
+            yield process
+
+
+def kill(
+    guest: Guest, command: Sequence[str], when: Callable[[], bool], *, out: Path, lock: bool = True
+) -> None:
+    """Boot a guest, run a command in it, and kill the machine, as a power failure would, at a moment.
+
+    when says whether it has come.  What the command wrote to $EXMAP_OUT is in out.
+
+    :raises LostGuest: the guest ended before, or its time did.
+    """
+    with _boot(guest, command, out, lock) as process:
+        limit = time.monotonic() + guest.timeout
+        while not when():
+            if process.poll() is not None or (out / "verdict").exists() or time.monotonic() > limit:
+                errors = (out / "stderr").read_text()[-2000:] if (out / "stderr").exists() else ""
+                raise LostGuest(f"it ended, or its time did, before it was killed:\n{errors}")
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def run(
     guest: Guest, command: Sequence[str], *, out: Path, log: Path | None = None, lock: bool = True
 ) -> Result:
@@ -354,21 +366,12 @@ def run(
     :raises kernels.KernelMissing: that kernel is not on this machine.
     :raises kernels.ModuleBuildFailed: the module did not build.
     """
-    kernel = kernels.find(guest.kernel)
-    module = kernels.build_module(kernel) if guest.load else None
-    lines = [
-        f"export {key}={shlex.quote(value)}\n" for key, value in _environment(guest, out, module).items()
-    ]
-    (out / "environment").write_text("".join(lines))
-    (out / "command").write_text("ulimit -l unlimited\nexec " + shlex.join(command) + "\n")
     tails = [_Tail(out / "stdout", sys.stdout.buffer), _Tail(out / "stderr", sys.stderr.buffer)]
-    with only_guest() if lock else contextlib.nullcontext(), (out / "console").open("wb") as console:
-        argv = vng_command(guest, kernel, out, kvm=not guest.icount and kvm_works(kernel.image))
-        with _process(argv, console) as process, _monitored(guest, out) as monitor:
-            _wait(process, out, time.monotonic() + guest.timeout, tails, monitor)
-            if (out / "verdict").exists():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
+    with _boot(guest, command, out, lock) as process, _monitored(guest, out) as monitor:
+        _wait(process, out, time.monotonic() + guest.timeout, tails, monitor)
+        if (out / "verdict").exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(_log_lines(out)))

@@ -1,4 +1,4 @@
-"""A bank whose process is killed: transfers are acknowledged through a pipe, and audited afterwards."""
+"""A bank whose process, or machine, is killed: transfers are acknowledged, and audited afterwards."""
 
 import functools
 import itertools
@@ -8,7 +8,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,17 @@ from typing import Any
 import exmapdb
 from db_pages import check_file
 
-__all__ = ["ACCOUNTS", "Bank", "audit", "kill_while_it_works", "make_bank"]
+__all__ = [
+    "ACCOUNTS",
+    "THREADS",
+    "Audit",
+    "Bank",
+    "audit",
+    "kill_while_it_works",
+    "make_bank",
+    "up_to",
+    "work",
+]
 
 ACCOUNTS = 300
 START = 1000
@@ -27,6 +37,15 @@ PAD = "p" * 120  # more pages than frames
 ACK = struct.Struct("<q")
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit has found: each thread's next transfer, seconds to open, transactions replayed."""
+
+    firsts: list[int]
+    seconds: float
+    recovered: int
+
+
 @dataclass(slots=True)
 class Bank:
     """Where the bank is, how it is opened, and the transfers that it has acknowledged."""
@@ -34,6 +53,11 @@ class Bank:
     path: Path
     options: dict[str, Any]
     acknowledged: set[int] = field(default_factory=set)
+
+
+def up_to(last: Iterable[int]) -> set[int]:
+    """Return all transfers up to the last one of each thread; -1 for none."""
+    return {number for end in last for number in range(end, -1, -THREADS)}
 
 
 def make_bank(path: Path, **options: Any) -> Bank:
@@ -57,39 +81,57 @@ def move(txn: exmapdb.Transaction, number: int, source: int, target: int, amount
     txn.table("transfers").insert(transfer)
 
 
-def work(db: exmapdb.Database, first: int, pipe: int) -> None:
+def work_alone(db: exmapdb.Database, first: int, acknowledge: Callable[[int], None]) -> None:
     """Move money between any accounts, for ever; a transfer's number says which thread made it."""
     rng = random.Random(first)
     for number in itertools.count(first, THREADS):
         source, target = rng.sample(range(ACCOUNTS), 2)
         amount = rng.randrange(50)
         db.run(functools.partial(move, number=number, source=source, target=target, amount=amount))
-        os.write(pipe, ACK.pack(number))
+        acknowledge(number)
 
 
-def child(bank: Bank, firsts: list[int], pipe: int) -> None:
-    """What the process does that will be killed: recover, and work."""
+def work(bank: Bank, firsts: list[int], acknowledge: Callable[[int], None]) -> None:
+    """What the process does that will be killed: recover, and work, in a thread for each number."""
     db = exmapdb.open(bank.path, flag="w", **bank.options)
     for first in firsts[1:]:
-        threading.Thread(target=work, args=(db, first, pipe), daemon=True).start()
-    work(db, firsts[0], pipe)
+        threading.Thread(target=work_alone, args=(db, first, acknowledge), daemon=True).start()
+    work_alone(db, firsts[0], acknowledge)
 
 
-def kill_while_it_works(bank: Bank, seconds: float, firsts: list[int]) -> None:
-    """Fork a process that works on the bank, kill it after so long, and note what it acknowledged."""
+def kill_while_it_works(
+    bank: Bank,
+    seconds: float,
+    firsts: list[int],
+    transfers: int = 0,
+    acknowledge: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Fork a process that works on the bank, kill it so long after so many transfers, and note them.
+
+    acknowledge: what else is to be done with their numbers, before they are noted.
+    """
     reader, writer = os.pipe()
+
+    def acknowledge_all(number: int) -> None:
+        acknowledge(number)
+        os.write(writer, ACK.pack(number))
+
     pid = os.fork()
     if not pid:
         try:
             os.close(reader)
-            child(bank, firsts, writer)
+            work(bank, firsts, acknowledge_all)
         finally:
             # an error in the child shows as a status that is no signal
             os._exit(1)
     os.close(writer)
     killer = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
-    killer.start()
     data = bytearray()
+    while not killer.ident:
+        part = os.read(reader, ACK.size) if transfers * ACK.size > len(data) else b""
+        data += part
+        if not part:
+            killer.start()
     while part := os.read(reader, 1 << 16):
         data += part
     os.close(reader)
@@ -106,8 +148,8 @@ def rows_of(table: exmapdb.Table, columns: list[str]) -> Iterator[tuple[Any, ...
     return itertools.chain.from_iterable(batch.to_rows() for batch in table.scan(columns=columns))
 
 
-def audit(bank: Bank, durable: bool) -> tuple[list[int], float]:
-    """Recover the bank and check it; return each thread's next transfer, and the seconds it took to open.
+def audit(bank: Bank, durable: bool) -> Audit:
+    """Recover the bank and check it.
 
     Every acknowledged transfer is there (if `durable`), each is there as a whole or not at all, and those
     of a thread are there without a gap.
@@ -115,9 +157,11 @@ def audit(bank: Bank, durable: bool) -> tuple[list[int], float]:
     begin = time.perf_counter()
     with exmapdb.open(bank.path, flag="w", **bank.options) as db:
         seconds = time.perf_counter() - begin
+        recovered = db.stats().recovered
         columns = ["id", "balance", "moves"]
         accounts = {i: values for i, *values in rows_of(db.table("accounts"), columns)}
         transfers = {i: values for i, *values in rows_of(db.table("transfers"), list(TRANSFER))}
+        db.check()
     if durable:
         assert bank.acknowledged <= transfers.keys()
     expected = {i: [START, 0] for i in range(ACCOUNTS)}
@@ -133,4 +177,4 @@ def audit(bank: Bank, durable: bool) -> tuple[list[int], float]:
         assert mine == list(range(thread, thread + THREADS * len(mine), THREADS))
         firsts.append(thread + THREADS * len(mine))
     check_file(bank.path)
-    return firsts, seconds
+    return Audit(firsts, seconds, recovered)

@@ -285,6 +285,24 @@ static void failed_free_leaves_pages_usable(void)
 	read_page(page);
 }
 
+static void resident_worker_neither_reads_nor_waits(void)
+{
+	struct exdb_worker *w = exdb_resident_worker(db);
+	const uint64_t page = absent_page();
+	const void *mem;
+	void *changed;
+
+	CHECK(buffer_fix_shared(w, page, &mem) == -EAGAIN);
+	CHECK(state(page) == STATE_EVICTED);
+	read_page(page);
+	CHECK(!buffer_fix_shared(w, page, &mem));
+	check_content(mem, page);
+	buffer_unfix_shared(w, page);
+	CHECK(!buffer_fix_exclusive(worker(0), page, &changed));
+	CHECK(buffer_fix_shared(w, page, &mem) == -EAGAIN);
+	buffer_unfix_exclusive(worker(0), page, false);
+}
+
 static uint64_t busy;
 
 /* A reader comes while its page is on its way to the disk. */
@@ -331,6 +349,7 @@ static const struct {
 	{ "latched_pool_is_exhausted", latched_pool_is_exhausted },
 	{ "failed_writes_lose_nothing", failed_writes_lose_nothing },
 	{ "failed_free_leaves_pages_usable", failed_free_leaves_pages_usable },
+	{ "resident_worker_neither_reads_nor_waits", resident_worker_neither_reads_nor_waits },
 	{ "reader_during_write_back_keeps_its_page", reader_during_write_back_keeps_its_page },
 };
 

@@ -91,6 +91,7 @@ def faults_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "latched_pool_is_exhausted",
         "failed_writes_lose_nothing",
         "failed_free_leaves_pages_usable",
+        "resident_worker_neither_reads_nor_waits",
         "reader_during_write_back_keeps_its_page",
     ],
 )
