@@ -6,6 +6,8 @@ DEMO_KERNEL ?= 6.12
 BACKEND ?= kernel
 STORAGE ?= nvme
 FUZZ_SECONDS ?= 600
+KILLS ?= 300
+POWER_FAILURES ?= 20
 
 help:
 	@echo "make demo                   load real data into exmapdb in a guest, and check it"
@@ -13,6 +15,8 @@ help:
 	@echo "make test                   lint, host tests, the VM suite on both kernels"
 	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
 	@echo "make fuzz                   damaged databases, at random, for FUZZ_SECONDS (600)"
+	@echo "make crash                  kill exmapdb, and guests that run it, many times"
+	@echo "  KILLS=300  of the process   POWER_FAILURES=20  of the guest"
 	@echo "make bench                  the benches, in a guest; compares with docs/bench"
 	@echo "make lint  make docs  make setup  make clean"
 
@@ -41,6 +45,11 @@ test-debug: setup
 fuzz: setup
 	@EXMAP_FUZZ_SECONDS=$(FUZZ_SECONDS) EXMAP_FUZZ_SEED=$$(date +%s) $(PY) -m pytest -q -k damaged tests/host/test_db_native.py
 
+crash: setup
+	@EXMAP_KILLS=$(KILLS) EXMAP_POWER_FAILURES=$(POWER_FAILURES) $(PY) -m pytest -q -s -p no:cacheprovider \
+		--slow -k "at_length or killed_terminals" tests/host/test_db_crash.py tests/host/test_db_power.py \
+		tests/host/test_db_tpcc.py tests/crash
+
 bench: setup
 	@$(PY) ci/bench.py
 
@@ -54,4 +63,4 @@ docs: setup
 clean:
 	rm -rf build dist *.egg-info
 
-.PHONY: help setup demo test test-host test-debug fuzz bench lint docs clean
+.PHONY: help setup demo test test-host test-debug fuzz crash bench lint docs clean
