@@ -21,7 +21,7 @@ from write_log import read_log
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("qemu-storage-daemon") or not Path("/dev/fuse").exists(),
-    reason="no qemu-storage-daemon (Debian's qemu-utils), or no /dev/fuse",
+    reason="no qemu-storage-daemon (Debian's qemu-system-common), or no /dev/fuse",
 )
 LONG = int(os.environ.get("EXMAP_KILLS", "300"))
 
