@@ -1,10 +1,12 @@
 """The command line: exmapdb demo, stat, check, import, export, backup, restore, shell, bench."""
 
 import code
+import contextlib
 import dataclasses
 import enum
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -86,6 +88,20 @@ def fail(error: Exception) -> typer.Exit:
     """Say what went wrong in one line, and return what ends the program with 1."""
     typer.echo(f"exmapdb: {error}", err=True)
     return typer.Exit(1)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turn what goes wrong in the block into a line, and end the program with 1."""
+    try:
+        yield
+    except (ExmapdbError, OSError, ValueError, ImportError) as error:
+        raise fail(error) from error
+
+
+def open_existing(path: Path, memory: str, backend: BackendName) -> Database:
+    """Open a database that there is; see open_database."""
+    return open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w")
 
 
 @app.command()
@@ -186,11 +202,8 @@ def stat(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is in a database: its tables, their columns and rows, its pages."""
-    try:
-        with open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w") as database:
-            summary = summarise(database)
-    except (ExmapdbError, OSError, ValueError) as error:
-        raise fail(error) from error
+    with errors_in_one_line(), open_existing(path, memory, backend) as database:
+        summary = summarise(database)
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
         return
@@ -215,11 +228,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check every page of a database: order, checksums, and that none is lost; recovers it if need be."""
-    try:
-        with open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w") as database:
-            found = dataclasses.asdict(database.check()) | {"recovered": database.stats().recovered}
-    except (ExmapdbError, OSError, ValueError) as error:
-        raise fail(error) from error
+    with errors_in_one_line(), open_existing(path, memory, backend) as database:
+        found = dataclasses.asdict(database.check()) | {"recovered": database.stats().recovered}
     if as_json:
         typer.echo(json.dumps({"path": str(path), "ok": True} | found, indent=2))
         return
@@ -241,13 +251,11 @@ def import_file(
     as_json: JsonOption = False,
 ) -> None:
     """Insert the rows of a file into a table."""
-    try:
+    with errors_in_one_line():
         database = open_database(path, memory=memory, backend=cast(Backend, str(backend)))
         with database, make_progress() as progress:
             bar = partial(move_bar, progress, progress.add_task("import", total=None))
             moved = import_table(database, table, source, tuple(key or ()), replace, bar)
-    except (ExmapdbError, OSError, ValueError, ImportError) as error:
-        raise fail(error) from error
     report_rows(as_json, table, source, moved)
 
 
@@ -261,13 +269,11 @@ def export_file(
     as_json: JsonOption = False,
 ) -> None:
     """Write the rows of a table to a file."""
-    try:
-        database = open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w")
+    with errors_in_one_line():
+        database = open_existing(path, memory, backend)
         with database, make_progress() as progress:
             bar = partial(move_bar, progress, progress.add_task("export", total=None))
             moved = export_table(database.table(table), target, bar)
-    except (ExmapdbError, OSError, ValueError, ImportError) as error:
-        raise fail(error) from error
     report_rows(as_json, table, target, moved)
 
 
@@ -281,11 +287,8 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Write all pages of a database to a file, or those that have changed since an earlier backup."""
-    try:
-        with open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w") as database:
-            done = database.backup(target, base)
-    except (ExmapdbError, OSError, ValueError) as error:
-        raise fail(error) from error
+    with errors_in_one_line(), open_existing(path, memory, backend) as database:
+        done = database.backup(target, base)
     report_pages(as_json, done)
 
 
@@ -301,10 +304,8 @@ def restore_database(
     as_json: JsonOption = False,
 ) -> None:
     """Make a database of backups, and check every page of it."""
-    try:
+    with errors_in_one_line():
         done = restore(path, backups, force=force, memory=memory, backend=cast(Backend, str(backend)))
-    except (ExmapdbError, OSError, ValueError) as error:
-        raise fail(error) from error
     report_pages(as_json, done)
 
 
@@ -316,16 +317,14 @@ def shell(
     memory: MemoryOption = "64MiB",
 ) -> None:
     """Run Python with the database open as `db`, and each table under its name."""
-    try:
-        with open_database(path, memory=memory, backend=cast(Backend, str(backend))) as database:
-            tables = {name: database.table(name) for name in database.tables() if name.isidentifier()}
-            names = {"exmapdb": sys.modules["exmapdb"], **tables, "db": database}
-            if command is None:
-                code.interact(f"db: {database.path}; tables: {', '.join(tables) or 'none'}", local=names)
-            else:
-                exec(compile(command, "<command>", "single"), names)
-    except (ExmapdbError, OSError, ValueError) as error:
-        raise fail(error) from error
+    chosen = cast(Backend, str(backend))
+    with errors_in_one_line(), open_database(path, memory=memory, backend=chosen) as database:
+        tables = {name: database.table(name) for name in database.tables() if name.isidentifier()}
+        names = {"exmapdb": sys.modules["exmapdb"], **tables, "db": database}
+        if command is None:
+            code.interact(f"db: {database.path}; tables: {', '.join(tables) or 'none'}", local=names)
+        else:
+            exec(compile(command, "<command>", "single"), names)
 
 
 def report_pages(as_json: bool, done: BackupResult) -> None:
