@@ -1,4 +1,4 @@
-"""Runs in a guest: have snapshots, and NVMe commands in flight, say so on stdout, and panic.
+"""Runs in a guest: have snapshots, and NVMe commands in flight, say so on stdout, and panic when told to.
 
 The controller stops after a full completion queue. So what is submitted when the queue is full of completions
 that were reaped, but of which the controller was not told, stays in flight for ever.
@@ -21,7 +21,7 @@ FIRST_PAGE = 512
 
 
 def main() -> None:
-    """Panic."""
+    """Panic, when there is a file `go` among the results."""
     with (
         libexmap.Region.open(pages=4096, pool=1500, snapshots=True, backend="kernel") as region,
         region.nvme(owned_controller(), depth=DEPTH) as queue,
@@ -47,6 +47,8 @@ def main() -> None:
             "lba_size": queue.lba_size,
         }
         print(json.dumps(truth), flush=True)
+        while not Path(os.environ["EXMAP_OUT"], "go").exists():
+            time.sleep(0.5)
         Path("/proc/sysrq-trigger").write_text("c")
 
 

@@ -1,12 +1,15 @@
 """A guest panics with snapshots and NVMe commands in flight; its memory tells what was going on.
 
-The guest runs tests/panic_session.py, which says beforehand what there is to be found.
+Before that it is looked at from outside, by QMP. The guest runs tests/panic_session.py, which says beforehand
+what there is to be found.
 """
 
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,35 +25,70 @@ INSPECT = (sys.executable, "-m", "exmapctl", "inspect")
 COMMAND = ("sh", "ci/guest-nvme.sh", "exmap0", "env", "PYTHONPATH=tests", "python", "tests/panic_session.py")
 
 
+# all of them print what does not change between a look at the guest and its panic
+OUTSIDE = ("regions", "snapshot", "nvme", "events", "check")
+
+
+def inspect(*arguments: str | Path) -> Any:
+    """Run exmapctl inspect on the memory of another kernel."""
+    done = subprocess.run([*INSPECT, *arguments, "--json"], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
 class Panic(NamedTuple):
-    """What the guest said before it panicked, and its memory."""
+    """What the guest said before it panicked, what was seen of it from outside, and its memory."""
 
     truth: dict[str, Any]
+    outside: dict[str, Any]
     core: Path
     module: Path
 
     def inspect(self, *arguments: str) -> Any:
         """Run exmapctl inspect on the dump."""
-        done = subprocess.run(
-            [*INSPECT, *arguments, "--json", "--core", self.core, "--module", self.module],
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-        return json.loads(done.stdout)
+        return inspect(*arguments, "--core", self.core, "--module", self.module)
+
+
+def wait_for_truth(path: Path, running: "Future[vm.Result]") -> dict[str, Any]:
+    """Return what the session prints when all is ready; if the guest is lost, raise what became of it."""
+    while not (path.exists() and path.read_text().endswith("\n")):
+        if running.done():
+            running.result()
+            pytest.fail("the session has ended")
+        time.sleep(0.5)
+    return dict(json.loads(path.read_text()))
 
 
 @pytest.fixture(scope="module", params=["6.12", pytest.param("6.1", marks=pytest.mark.slow)])
 def panic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panic]:
-    core = tmp_path_factory.mktemp("dump") / "core"
+    directory = tmp_path_factory.mktemp("dump")
+    core, monitor = directory / "core", directory / "qmp"
     guest = vm.Guest(
-        kernel=request.param, memory="512M", nvme=("64M",), iommu=True, load=True, dump=core, timeout=300.0
+        kernel=request.param,
+        memory="512M",
+        nvme=("64M",),
+        iommu=True,
+        load=True,
+        dump=core,
+        monitor=monitor,
+        timeout=900.0,
     )
-    with vm.results_directory() as out:
+    module = kernels.build_module(kernels.find(request.param))
+    with vm.results_directory() as out, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(vm.run, guest, COMMAND, out=out)
+        try:
+            truth = wait_for_truth(out / "stdout", running)
+            outside = {what: inspect(what, "--qmp", monitor, "--module", module) for what in OUTSIDE}
+        finally:
+            (out / "go").touch()
         with pytest.raises(vm.LostGuest):
-            vm.run(guest, COMMAND, out=out)
-        truth = json.loads((out / "stdout").read_text())
-    yield Panic(truth, core, kernels.build_module(kernels.find(request.param)))
+            running.result()
+    yield Panic(truth, outside, core, module)
     core.unlink()
+
+
+@pytest.mark.parametrize("what", OUTSIDE)
+def test_a_guest_that_runs_shows_from_outside_what_its_dump_shows_later(panic: Panic, what: str) -> None:
+    assert panic.outside[what] == panic.inspect(what)
 
 
 def test_the_process_that_owned_the_region_is_found(panic: Panic) -> None:
