@@ -40,7 +40,7 @@ test-host: setup
 	@$(PY) ci/suite.py lint host
 
 test-debug: setup
-	@$(PY) ci/suite.py vm:debug
+	@$(PY) ci/suite.py vm-faults:debug vm:debug
 
 fuzz: setup
 	@EXMAP_FUZZ_SECONDS=$(FUZZ_SECONDS) EXMAP_FUZZ_SEED=$$(date +%s) $(PY) -m pytest -q -k damaged tests/host/test_db_native.py

@@ -1,7 +1,7 @@
 """Run the parts of the test suite and add up what they say.
 
-Parts: lint, host, vm:KERNEL, vm-short:KERNEL; the last is skipped if that kernel
-is not there.  Parts joined by a plus run side by side: a guest's tests keep one
+Parts: lint, host, vm:KERNEL, vm-short:KERNEL, vm-faults:KERNEL; the last two are
+skipped if that kernel is not there.  Parts joined by a plus run side by side: a guest's tests keep one
 CPU busy.  The last line printed is "N passed, N failed, N skipped", a lost guest
 and a failed linter being failures.
 """
@@ -38,6 +38,7 @@ GUEST_NVME = "ci/guest-nvme.sh"
 HEARTBEAT = 60.0
 # a case of tests/c/abi that lacks something exits with
 SKIP = 77
+CASES_SECONDS = 900.0
 
 
 @dataclass(slots=True)
@@ -148,19 +149,21 @@ def _build_programs() -> Path:
     return out
 
 
-def run_vm_short(outcome: Outcome, kernel: str, lock: bool) -> None:
-    """Run the cases of the ABI, and nothing that takes long, on a kernel that not everyone has."""
+def run_cases(outcome: Outcome, kernel: str, lock: bool, program: str, kmemleak: bool = False) -> None:
+    """Run the cases of a C program, and nothing else, on a kernel that not everyone has."""
     try:
         kernels.find(kernel)
     except kernels.KernelMissing as error:
         outcome.skipped = 1
         outcome.note = f"skipped: {error}"
         return
-    program = _build_programs() / "abi"
-    cases = subprocess.run([str(program), "list"], stdout=subprocess.PIPE, text=True, check=True)
-    guest = vm.Guest(kernel=kernel, nvme=("256M",), iommu=True, load=True, timeout=900.0)
-    command = ["sh", GUEST_NVME, "exmap0", "sh", "ci/guest-abi.sh", str(program)]
-    log = kernels.ROOT / f"build/vm-short-{kernel}.log"
+    path = str(_build_programs() / program)
+    cases = subprocess.run([path, "list"], stdout=subprocess.PIPE, text=True, check=True)
+    guest = vm.Guest(
+        kernel=kernel, nvme=("256M",), iommu=True, load=True, kmemleak=kmemleak, timeout=CASES_SECONDS
+    )
+    command = ["sh", GUEST_NVME, "exmap0", "sh", "ci/guest-abi.sh", path]
+    log = kernels.ROOT / f"build/vm-{program}-{kernel}.log"
     with vm.results_directory() as out:
         try:
             result = vm.run(guest, command, out=out, log=log, lock=lock)
@@ -175,7 +178,9 @@ def _run_part(part: str, outcome: Outcome, lock: bool) -> None:
     elif part == "host":
         run_host(outcome)
     elif part.startswith("vm-short:"):
-        run_vm_short(outcome, part.removeprefix("vm-short:"), lock)
+        run_cases(outcome, part.removeprefix("vm-short:"), lock, "abi")
+    elif part.startswith("vm-faults:"):
+        run_cases(outcome, part.removeprefix("vm-faults:"), lock, "faults", kmemleak=True)
     elif part.startswith("vm:"):
         run_vm(outcome, part.removeprefix("vm:"), lock)
     else:

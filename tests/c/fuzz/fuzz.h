@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "exmap.h"
+#include "netlink.h"
 
 #define PAGE 4096ul
 #define SNAPSHOTS 4
@@ -44,7 +45,5 @@ uint64_t below(struct thread *t, uint64_t n);
 void step(struct thread *t);
 /* Of an access of step() the thread survives these. */
 void on_signal(int number);
-/* A random message to the netlink family; 0 or -1. */
-long fuzz_netlink(uint64_t random);
 
 #endif /* FUZZ_H */

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "exmap_netlink.h"
-#include "fuzz.h"
+#include "netlink.h"
 
 #define MESSAGE 512
 
