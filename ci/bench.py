@@ -22,15 +22,26 @@ __all__ = ["TOLERANCE", "main", "regressions"]
 
 TOLERANCE = 1.10
 COMMITTED = kernels.ROOT / "docs/bench"
-METRIC = "instructions_per_op"
+METRICS = ("instructions_per_op", "instructions_per_io")
+# of others, which are measured for comparison
+FOREIGN = ("how=m", "how=p", "path=pread", "path=uring")
+# what a bench needs besides its name: of ci/vm, and of exmapctl
+GUESTS: dict[str, tuple[list[str], list[str]]] = {
+    "pages": (["--memory", "8G"], []),
+    "presence": (["--memory", "8G"], []),
+    "nvme": (
+        ["--nvme", "256M", "--iommu", "--append", "iommu=pt"],
+        ["/dev/nvme0n1", "--overwrite", "--depths", "1,32"],
+    ),
+}
 Records = list[dict[str, Any]]
 
 
 def regressions(before: Records, after: Records) -> list[str]:
     """Return the cases whose instructions per operation rose beyond the tolerance, or that are gone."""
-    old = {r["case"]: float(r["value"]) for r in before if r["metric"] == METRIC}
-    new = {r["case"]: float(r["value"]) for r in after if r["metric"] == METRIC}
-    ours = {case: value for case, value in old.items() if "how=m" not in case and "how=p" not in case}
+    old = {r["case"]: float(r["value"]) for r in before if r["metric"] in METRICS}
+    new = {r["case"]: float(r["value"]) for r in after if r["metric"] in METRICS}
+    ours = {case: value for case, value in old.items() if not any(word in case for word in FOREIGN)}
     worse = [f"{case}: not measured" for case in ours if case not in new]
     worse += [
         f"{case}: {value:.0f} instructions, now {new[case]:.0f}"
@@ -41,9 +52,10 @@ def regressions(before: Records, after: Records) -> list[str]:
 
 
 def _run(bench: str, kernel: str, *options: str) -> tuple[Records, int]:
-    command = ["ci/vm", "run", "--kernel", kernel, "--memory", "8G", "--load", *options]
+    guest, arguments = GUESTS[bench]
+    command = ["ci/vm", "run", "--kernel", kernel, *guest, "--load", *options]
     check = [] if "--icount" in options else ["--check"]
-    command += ["--", "exmapctl", "bench", bench, "--json", *check]
+    command += ["--", "exmapctl", "bench", bench, *arguments, "--json", *check]
     with processes.process_group(command, cwd=kernels.ROOT, output=subprocess.PIPE) as process:
         output, _ = process.communicate()
     try:
@@ -72,13 +84,17 @@ def _one(bench: str, kernel: str, update: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all benches on a kernel; return 0 if no target is missed and nothing got worse."""
+    """Run benches on a kernel; return 0 if no target is missed and nothing got worse."""
     parser = argparse.ArgumentParser(prog="ci/bench.py", description=__doc__)
     parser.add_argument("--kernel", default="6.12")
     parser.add_argument("--update", action="store_true", help="make these the committed figures")
+    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"of {', '.join(GUESTS)}; else all")
     args = parser.parse_args(argv)
+    unknown = set(args.benches) - set(GUESTS)
+    if unknown:
+        parser.error(f"no bench {', '.join(sorted(unknown))}")
     processes.exit_on_signals()
-    return max(_one(bench, args.kernel, args.update) for bench in ("pages", "presence"))
+    return max(_one(bench, args.kernel, args.update) for bench in args.benches or GUESTS)
 
 
 if __name__ == "__main__":

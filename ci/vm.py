@@ -173,7 +173,7 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
     append = [*kernel.append, *guest.append]
     smp = guest.smp
     if guest.iommu:
-        qemu.append("-machine q35,kernel-irqchip=split -device intel-iommu,intremap=off,caching-mode=off")
+        qemu.append("-machine q35,kernel-irqchip=split -device intel-iommu,intremap=on,caching-mode=off")
         append.append("intel_iommu=on")
     if guest.icount:
         smp, kvm = 1, False

@@ -727,6 +727,7 @@ void exmap_netlink_exit(void);
 void exmap_netlink_region_init(struct exmap_region *region);
 void exmap_netlink_region_exit(struct exmap_region *region);
 void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd);
+void exmap_netlink_controller_event(u32 controller, int error, const struct exmap_region *owner);
 void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd);
 void exmap_netlink_watch(struct exmap_region *region);
 

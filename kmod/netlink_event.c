@@ -14,8 +14,9 @@
  * @number: counts them; 0: none yet, or one that is being written
  * @time: nanoseconds since boot
  * @pid: of the owner of the region
- * @region: its id
+ * @region: its id, or 0
  * @snapshot: its id, or 0
+ * @controller: its address, or 0; see exmap_genl_attr
  * @cmd: EXMAP_GENL_CMD_*
  */
 struct exmap_event {
@@ -24,6 +25,7 @@ struct exmap_event {
 	pid_t pid;
 	u32 region;
 	u32 snapshot;
+	u32 controller;
 	enum exmap_genl_cmd cmd;
 };
 
@@ -42,16 +44,17 @@ const struct genl_multicast_group exmap_netlink_groups[] = {
 	},
 };
 
-static void log_event(u8 cmd, const struct exmap_region *region, u32 snapshot)
+static void log_event(u8 cmd, const struct exmap_region *region, u32 snapshot, u32 controller)
 {
 	u64 number = atomic64_inc_return(&exmap_events_seq);
 	struct exmap_event *event = &exmap_events[number % LOG_EVENTS];
 
 	WRITE_ONCE(event->number, 0);
 	event->time = ktime_get_ns();
-	event->pid = region->pid;
-	event->region = region->id;
+	event->pid = region ? region->pid : 0;
+	event->region = region ? region->id : 0;
 	event->snapshot = snapshot;
+	event->controller = controller;
 	event->cmd = cmd;
 	/* so that a reader can tell an entry that is whole */
 	smp_store_release(&event->number, number);
@@ -68,7 +71,7 @@ static struct sk_buff *begin_event(u8 cmd, const struct exmap_region *region, vo
 	if (!skb)
 		return NULL;
 	*head = genlmsg_put(skb, 0, 0, &exmap_netlink_family, 0, cmd);
-	if (!nla_put_u32(skb, EXMAP_GENL_A_PID, region->pid))
+	if (!region || !nla_put_u32(skb, EXMAP_GENL_A_PID, region->pid))
 		return skb;
 	nlmsg_free(skb);
 	return NULL;
@@ -85,7 +88,7 @@ void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd)
 	void *head;
 	struct sk_buff *skb = begin_event(cmd, region, &head);
 
-	log_event(cmd, region, 0);
+	log_event(cmd, region, 0, 0);
 	if (!skb)
 		return;
 	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
@@ -102,10 +105,28 @@ void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd)
 	void *head;
 	struct sk_buff *skb = begin_event(cmd, snap->region, &head);
 
-	log_event(cmd, snap->region, snap->id);
+	log_event(cmd, snap->region, snap->id, 0);
 	if (!skb)
 		return;
 	if (exmap_netlink_put_range(skb, snap))
+		nlmsg_free(skb);
+	else
+		send_event(skb, head);
+}
+
+/* @owner: the region whose queues have died with it, or NULL */
+void exmap_netlink_controller_event(u32 controller, int error, const struct exmap_region *owner)
+{
+	const u8 cmd = EXMAP_GENL_CMD_CONTROLLER_LOST;
+	void *head;
+	struct sk_buff *skb = begin_event(cmd, owner, &head);
+
+	log_event(cmd, owner, 0, controller);
+	if (!skb)
+		return;
+	if ((owner && nla_put_u32(skb, EXMAP_GENL_A_REGION, owner->id)) ||
+	    nla_put_u32(skb, EXMAP_GENL_A_CONTROLLER, controller) ||
+	    nla_put_u32(skb, EXMAP_GENL_A_ERROR, -error))
 		nlmsg_free(skb);
 	else
 		send_event(skb, head);
@@ -116,7 +137,7 @@ static void pool_event(const struct exmap_region *region, u8 cmd, u64 available)
 	void *head;
 	struct sk_buff *skb = begin_event(cmd, region, &head);
 
-	log_event(cmd, region, 0);
+	log_event(cmd, region, 0, 0);
 	if (!skb)
 		return;
 	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||

@@ -12,14 +12,18 @@ PREFIX = "EXMAP_GENL_CMD_"
 
 
 class Event(NamedTuple):
-    """An event; `time` is in seconds since boot, `snapshot` None for what is not about one."""
+    """An event; `time` is in seconds since boot, the rest None for what is not about one.
+
+    `controller` is segment << 16 | bus << 8 | device << 3 | function of a PCI address.
+    """
 
     number: int
     time: float
     event: str
-    region: int
-    pid: int
+    region: int | None
+    pid: int | None
     snapshot: int | None
+    controller: int | None
 
 
 def for_each_exmap_event(prog: drgn.Program) -> Iterator[Event]:
@@ -35,9 +39,10 @@ def for_each_exmap_event(prog: drgn.Program) -> Iterator[Event]:
             int(event.number),
             int(event.time) / 1e9,
             _name(prog, int(event.cmd)),
-            int(event.region),
-            int(event.pid),
+            int(event.region) or None,
+            int(event.pid) or None,
             int(event.snapshot) or None,
+            int(event.controller) or None,
         )
 
 

@@ -43,6 +43,7 @@ class Command(IntEnum):
     SNAPSHOT_CREATED = 12
     SNAPSHOT_BROKEN = 13
     SNAPSHOT_GONE = 14
+    CONTROLLER_LOST = 15
 
 
 # EXMAP_GENL_A_* in the order of their numbers, with pyroute2's names of their types
@@ -87,4 +88,6 @@ ATTRIBUTES = (
     ("FRAMES", "uint64"),
     ("BROKEN", "flag"),
     ("EVENT_INTERVAL", "uint32"),
+    ("CONTROLLER", "uint32"),
+    ("ERROR", "uint32"),
 )

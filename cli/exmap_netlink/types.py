@@ -94,18 +94,21 @@ class Event(NamedTuple):
     """Something that happened; what does not apply is None.
 
     `event` is one of region_created, region_gone, pool_low, pool_recovered, snapshot_created,
-    snapshot_broken and snapshot_gone.
+    snapshot_broken, snapshot_gone and controller_lost. `controller` is segment << 16 | bus << 8 | device << 3
+    | function of a PCI address, `error` an errno.
     """
 
     event: str
-    region: int
-    pid: int
+    region: int | None = None
+    pid: int | None = None
     interfaces: int | None = None
     pool_pages: int | None = None
     available: int | None = None
     snapshot: int | None = None
     start: int | None = None
     count: int | None = None  # type: ignore[assignment]  # hides tuple.count
+    controller: int | None = None
+    error: int | None = None
 
 
 Value = TypeVar("Value", Region, Interface, Pool, Snapshot, Event)

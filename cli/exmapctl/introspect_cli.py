@@ -57,7 +57,8 @@ def snapshot_diff(
 def monitor_command(timeout: TimeoutOption = None, as_json: LineOption = False) -> None:
     """Print events as they come.
 
-    Regions created and gone, pools low and recovered, snapshots created, broken and gone. Needs root.
+    Regions created and gone, pools low and recovered, snapshots created, broken and gone, NVMe
+    controllers lost. Needs root.
     """
 
     def ready() -> None:

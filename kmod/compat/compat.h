@@ -8,6 +8,7 @@
 
 #include <linux/eventfd.h>
 #include <linux/fs.h>
+#include <linux/iommu.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/uio.h>
@@ -68,6 +69,20 @@ static inline void exmap_iter_segment(const struct iov_iter *iter, void __user *
 	*len = min(iter_iov_len(iter), iov_iter_count(iter));
 }
 #endif
+
+/* a5e72a6bac14: IOMMU_CAP_INTR_REMAP, which was of devices, became isolated MSI, of groups */
+static inline bool exmap_msi_is_isolated(struct device *dev)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+	return device_iommu_capable(dev, IOMMU_CAP_INTR_REMAP);
+#else
+	struct iommu_group *group = iommu_group_get(dev);
+	bool isolated = group && iommu_group_has_isolated_msi(group);
+
+	iommu_group_put(group);
+	return isolated;
+#endif
+}
 
 /* 3652117f8548: eventfd_signal always adds 1 */
 static inline void exmap_eventfd_signal(struct eventfd_ctx *ctx)

@@ -43,6 +43,7 @@ struct command_slot {
  * @rung: the tail that the controller knows
  * @head: next entry of the completion queue to look at
  * @phase: its phase tag, once it is there
+ * @unacked: entries taken since the controller was told the head
  * @lists: entries of @pair.prp that are in use
  *
  * Made with the first descriptor of the controller, dies with the controller.
@@ -60,6 +61,7 @@ struct exmap_nvme_channel {
 	u16 rung;
 	u16 head;
 	u16 phase;
+	u16 unacked;
 	u32 lists;
 };
 
@@ -169,6 +171,18 @@ static void end_command(struct exmap_nvme_channel *ch, u16 id, u16 status)
 				  status >> 1 & 0x7ff, in_flight(ch));
 }
 
+/*
+ * One doorbell for a quarter of the queue: until then the controller has room, and if it
+ * had none there would be more to take.
+ */
+static void acknowledge(struct exmap_nvme_channel *ch)
+{
+	if (ch->unacked < DIV_ROUND_UP(ch->pair.depth, 4))
+		return;
+	ch->unacked = 0;
+	writel(ch->head, doorbell(ch, true));
+}
+
 /* Take the completions that are there; returns whether there were any. */
 static bool reap(struct exmap_nvme_channel *ch)
 {
@@ -186,13 +200,13 @@ static bool reap(struct exmap_nvme_channel *ch)
 		if (id < max_commands(ch) && ch->slots[id].ret)
 			end_command(ch, id, status);
 		found = true;
+		ch->unacked++;
 		if (++ch->head == ch->pair.depth) {
 			ch->head = 0;
 			ch->phase ^= 1;
 		}
 	}
-	if (found)
-		writel(ch->head, doorbell(ch, true));
+	acknowledge(ch);
 	return found;
 }
 
@@ -297,6 +311,7 @@ static void begin(struct exmap_nvme_channel *ch)
 	ch->rung = 0;
 	ch->head = 0;
 	ch->phase = 1;
+	ch->unacked = 0;
 	ch->stuck = false;
 	free_ids(ch);
 	WRITE_ONCE(ch->dead, false);

@@ -116,6 +116,13 @@ static void shut_down(struct exmap_nvme_controller *ctrl)
 	pci_warn(ctrl->pdev, "exmap: the controller does not shut down\n");
 }
 
+/* A doorbell of the admin queue; its shadow, if there is one, is the host's to write, too. */
+static void ring_admin(struct exmap_nvme_controller *ctrl, bool cq, u16 value)
+{
+	exmap_nvme_shadow_store(ctrl, 0, cq, value);
+	writel(value, ctrl->bar + NVME_REG_DBS + exmap_nvme_doorbell(ctrl, 0, cq));
+}
+
 /* Take the next completion, if there is one.  Base 3.3.3.2 (phase tag) */
 static bool next_completion(struct exmap_nvme_controller *ctrl, struct nvme_completion *cqe)
 {
@@ -130,7 +137,7 @@ static bool next_completion(struct exmap_nvme_controller *ctrl, struct nvme_comp
 		admin->cq_head = 0;
 		admin->phase ^= 1;
 	}
-	writel(admin->cq_head, ctrl->bar + NVME_REG_DBS + exmap_nvme_doorbell(ctrl, 0, true));
+	ring_admin(ctrl, true, admin->cq_head);
 	return true;
 }
 
@@ -184,7 +191,7 @@ int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_
 	*slot = *cmd;
 	admin->sq_tail = (admin->sq_tail + 1) % EXMAP_NVME_ADMIN_DEPTH;
 	dma_wmb(); /* the command comes before its doorbell */
-	writel(admin->sq_tail, ctrl->bar + NVME_REG_DBS + exmap_nvme_doorbell(ctrl, 0, false));
+	ring_admin(ctrl, false, admin->sq_tail);
 	ret = wait_completion(ctrl, admin->cid, &cqe);
 	/* deleting queue 0 is an error: what an owner gets who has the doorbell rung again */
 	memset(slot, 0, sizeof(*slot));
@@ -225,6 +232,7 @@ static int identify_controller(struct exmap_nvme_controller *ctrl)
 	if (ret)
 		return ret;
 	ctrl->oncs = le16_to_cpu(id->oncs);
+	ctrl->oacs = le16_to_cpu(id->oacs);
 	ctrl->vwc = id->vwc & 1;
 	/* in units of CAP.MPSMIN, which is 4 KiB here */
 	if (id->mdts && id->mdts < 20)
@@ -340,9 +348,22 @@ void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error)
 		return;
 	disable_controller(ctrl);
 	trace_exmap_nvme_reset(exmap_nvme_controller_id(ctrl), error);
+	exmap_netlink_controller_event(exmap_nvme_controller_id(ctrl), error,
+				       ctrl->owner ? ctrl->owner->region : NULL);
 	ctrl->state = EXMAP_NVME_DOWN;
 	exmap_nvme_channels_drop(ctrl);
 	exmap_nvme_queue_drop_all(ctrl, error);
+}
+
+/* Without queues, as after a reset: what its cache holds is on the medium, and it is DOWN. */
+void exmap_nvme_controller_rest(struct exmap_nvme_controller *ctrl)
+{
+	lockdep_assert_held(&ctrl->lock);
+	if (ctrl->state != EXMAP_NVME_LIVE)
+		return;
+	shut_down(ctrl);
+	disable_controller(ctrl);
+	ctrl->state = EXMAP_NVME_DOWN;
 }
 
 /* Look whether the controller has failed or vanished: Base 3.1.3.6, CSTS.CFS. */

@@ -19,6 +19,11 @@ module_param(unsafe_noiommu, bool, 0444);
 MODULE_PARM_DESC(unsafe_noiommu,
 		 "own NVMe controllers without an IOMMU: owners can read and write all memory");
 
+static bool unsafe_interrupts;
+module_param(unsafe_interrupts, bool, 0444);
+MODULE_PARM_DESC(unsafe_interrupts,
+		 "own NVMe controllers whose interrupts are not remapped: owners can raise any interrupt");
+
 static const int frame_prot = IOMMU_READ | IOMMU_WRITE | IOMMU_CACHE;
 
 static u64 frame_iova(const struct exmap_nvme_pool *pool, u32 frame)
@@ -38,6 +43,16 @@ static int attach_unsafe(struct exmap_nvme_controller *ctrl)
 		 "exmap: no IOMMU: whoever owns a queue can read and write all memory\n");
 	add_taint(TAINT_USER, LOCKDEP_STILL_OK);
 	return 0;
+}
+
+/*
+ * A write to the address of the interrupt controllers is an interrupt, whatever the domain
+ * maps.  Where no table says which of them a device may raise, the data that it writes,
+ * which the owner chooses, does: any vector, NMI and INIT included.
+ */
+bool exmap_nvme_dma_is_safe(struct exmap_nvme_controller *ctrl)
+{
+	return !ctrl->domain || unsafe_interrupts || exmap_msi_is_isolated(&ctrl->pdev->dev);
 }
 
 /* The end of what can be mapped: of the aperture, or the first hole after our start. */

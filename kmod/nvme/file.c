@@ -36,7 +36,15 @@ static const struct exmap_nvme_block *find_block(struct exmap_nvme_queue *queue,
 	}
 }
 
-/* A doorbell's page, or that which stands for it. */
+/* How many pages there are at an offset that is not in a block. */
+static unsigned long count_revocable(const struct exmap_nvme_queue *queue, unsigned long pgoff)
+{
+	if (pgoff < EXMAP_NVME_OFF_SHADOW >> PAGE_SHIFT)
+		return exmap_nvme_doorbell_bytes(queue) >> PAGE_SHIFT;
+	return queue->shadow;
+}
+
+/* The page of a doorbell, of shadows, or of event indexes; or that which stands for it. */
 static vm_fault_t fault_doorbell(struct vm_fault *vmf, struct exmap_nvme_queue *queue,
 				 unsigned long index)
 {
@@ -47,9 +55,12 @@ static vm_fault_t fault_doorbell(struct vm_fault *vmf, struct exmap_nvme_queue *
 	mutex_lock(&queue->map_lock);
 	if (queue->revoked)
 		ret = vmf_insert_pfn(vma, vmf->address, page_to_pfn(queue->dummy));
-	else
+	else if (vmf->pgoff < EXMAP_NVME_OFF_SHADOW >> PAGE_SHIFT)
 		ret = vmf_insert_pfn_prot(vma, vmf->address, PHYS_PFN(start) + index,
 					  pgprot_noncached(vma->vm_page_prot));
+	else
+		ret = vmf_insert_pfn(vma, vmf->address,
+				     exmap_nvme_shadow_pfn(queue->pair.ctrl, vmf->pgoff));
 	mutex_unlock(&queue->map_lock);
 	return ret;
 }
@@ -82,22 +93,25 @@ static int queue_mmap(struct file *file, struct vm_area_struct *vma)
 	struct exmap_nvme_queue *queue = file->private_data;
 	const struct exmap_nvme_block *block;
 	unsigned long index, nr;
+	bool read_only;
 
 	if (vma->vm_mm != queue->region->mm)
 		return -EPERM;
 	if (!(vma->vm_flags & VM_SHARED) || (vma->vm_flags & VM_EXEC))
 		return -EINVAL;
-	if (vma->vm_pgoff >= (EXMAP_NVME_OFF_PRP + EXMAP_NVME_OFF_CQ) >> PAGE_SHIFT)
+	if (vma->vm_pgoff >= (EXMAP_NVME_OFF_EVENT_IDX + EXMAP_NVME_OFF_CQ) >> PAGE_SHIFT)
 		return -EINVAL;
 	block = find_block(queue, vma->vm_pgoff, &index);
-	nr = block ? block->nr : exmap_nvme_doorbell_bytes(queue) >> PAGE_SHIFT;
+	nr = block ? block->nr : count_revocable(queue, vma->vm_pgoff);
 	if (index + vma_pages(vma) > nr)
 		return -EINVAL;
-	if (block == &queue->pair.cq && (vma->vm_flags & VM_WRITE))
+	read_only = block == &queue->pair.cq ||
+		    vma->vm_pgoff >= EXMAP_NVME_OFF_EVENT_IDX >> PAGE_SHIFT;
+	if (read_only && (vma->vm_flags & VM_WRITE))
 		return -EACCES;
 
 	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
-	if (block == &queue->pair.cq)
+	if (read_only)
 		vm_flags_clear(vma, VM_MAYWRITE);
 	if (!block)
 		vm_flags_set(vma, VM_IO | VM_PFNMAP);
@@ -113,6 +127,7 @@ void exmap_nvme_controller_describe(struct exmap_nvme_controller *ctrl,
 	lockdep_assert_held(&ctrl->lock);
 	info->features = ctrl->domain ? EXMAP_NVME_IOMMU : 0;
 	info->features |= ctrl->vwc ? EXMAP_NVME_WRITE_CACHE : 0;
+	info->features |= exmap_nvme_shadow_offered(ctrl) ? EXMAP_NVME_SHADOW_OFFERED : 0;
 	info->nsid = ctrl->nsid;
 	info->lba_size = 1u << ctrl->lba_shift;
 	info->max_transfer = ctrl->max_transfer;
@@ -252,7 +267,9 @@ static const struct file_operations queue_fops = {
 
 static int check_args(const struct exmap_nvme_open *args)
 {
-	if ((args->flags & ~(u64)EXMAP_NVME_INTERRUPTS) || args->reserved8 || args->reserved32 ||
+	const u64 flags = EXMAP_NVME_INTERRUPTS | EXMAP_NVME_SHADOW;
+
+	if ((args->flags & ~flags) || args->reserved8 || args->reserved32 ||
 	    memchr_inv(args->reserved, 0, sizeof(args->reserved)))
 		return -EINVAL;
 	if (args->device > 31 || args->function > 7)

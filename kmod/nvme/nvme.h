@@ -37,6 +37,7 @@
 #define EXMAP_NVME_WINDOW	0x1000000ULL
 #define EXMAP_NVME_WINDOW_CQ	0x100000ULL
 #define EXMAP_NVME_WINDOW_DATA	0x200000ULL
+#define EXMAP_NVME_WINDOW_SHADOW	0x300000ULL	/* of id 0: shadow doorbells, EventIdx */
 #define EXMAP_NVME_WINDOW_BOUNCE	0x800000ULL
 #define EXMAP_NVME_POOL		0x400000000ULL
 #define EXMAP_NVME_POOLS	16	/* pools that the kernel may map */
@@ -138,12 +139,15 @@ enum exmap_nvme_state {
  * @nr_lbas: its size
  * @max_transfer: bytes of one command
  * @oncs: optional NVM commands
+ * @oacs: optional admin commands
  * @vwc: there is a volatile write cache
  * @nr_queues: queue ids are 1 to this
  * @state: see above
  * @pools: of the owner, or of the regions that the kernel drives it for
  * @owner: whose queues they are; a reference of each queue keeps its region
  * @queues: that user space drives, and that may be in use by the controller
+ * @shadow: doorbells in memory, while an owner has them; see shadow.c
+ * @event_idx: which of them the controller wants to be rung
  * @qids: in use
  * @nr_vectors: interrupts that there are, none before a queue wanted one
  * @vectors: in use
@@ -169,11 +173,14 @@ struct exmap_nvme_controller {
 	u64 nr_lbas;
 	u32 max_transfer;
 	u16 oncs;
+	u16 oacs;
 	bool vwc;
 	unsigned int nr_queues;
 	enum exmap_nvme_state state;
 	struct exmap_nvme_pool pools[EXMAP_NVME_POOLS];
 	struct exmap_nvme_pool *owner;
+	struct exmap_nvme_block shadow;
+	struct exmap_nvme_block event_idx;
 	struct list_head queues;
 	DECLARE_BITMAP(qids, EXMAP_NVME_QUEUES + 1);
 	int nr_vectors;
@@ -193,6 +200,7 @@ struct exmap_nvme_controller {
  * @map_lock: protects @revoked; nests in mmap_lock
  * @revoked: the doorbells are no longer ours to give
  * @dummy: what is seen in their place
+ * @shadow: its owner writes shadow doorbells; they go the way of @revoked
  * @error: 0, or why the controller has forgotten it; protected by the controller's lock
  * @charged: pages charged to RLIMIT_MEMLOCK
  */
@@ -204,6 +212,7 @@ struct exmap_nvme_queue {
 	struct mutex map_lock;	/* see above */
 	bool revoked;
 	struct page *dummy;
+	bool shadow;
 	int error;
 	unsigned long charged;
 };
@@ -223,6 +232,7 @@ void exmap_nvme_controller_stop(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_start(struct exmap_nvme_controller *ctrl);
 void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error);
 void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_controller_rest(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_command *cmd,
 				u32 *result);
 
@@ -251,6 +261,22 @@ static inline u64 exmap_nvme_doorbell_bytes(const struct exmap_nvme_queue *queue
 	u64 last = exmap_nvme_doorbell(queue->pair.ctrl, queue->pair.qid, true);
 
 	return round_down(last, PAGE_SIZE) + PAGE_SIZE - exmap_nvme_doorbell_start(queue);
+}
+
+/* shadow.c */
+bool exmap_nvme_shadow_offered(const struct exmap_nvme_controller *ctrl);
+int exmap_nvme_shadow_start(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_shadow_stop(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_shadow_clear(struct exmap_nvme_controller *ctrl, unsigned int qid);
+void exmap_nvme_shadow_store(struct exmap_nvme_controller *ctrl, unsigned int qid, bool cq,
+			     u32 value);
+
+static inline unsigned long exmap_nvme_shadow_pfn(const struct exmap_nvme_controller *ctrl,
+						  unsigned long pgoff)
+{
+	bool events = pgoff >= EXMAP_NVME_OFF_EVENT_IDX >> PAGE_SHIFT;
+
+	return page_to_pfn(events ? ctrl->event_idx.pages : ctrl->shadow.pages);
 }
 
 /* pair.c */
@@ -299,6 +325,7 @@ void exmap_nvme_queue_drop_all(struct exmap_nvme_controller *ctrl, int error);
 
 /* dma.c */
 int exmap_nvme_dma_attach(struct exmap_nvme_controller *ctrl);
+bool exmap_nvme_dma_is_safe(struct exmap_nvme_controller *ctrl);
 void exmap_nvme_dma_detach(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_block_create(struct exmap_nvme_controller *ctrl, struct exmap_nvme_block *block,
 			    unsigned int nr, u64 iova, int prot);

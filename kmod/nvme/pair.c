@@ -67,8 +67,10 @@ static int delete_one(struct exmap_nvme_pair *pair, u8 opcode)
  */
 int exmap_nvme_pair_create(struct exmap_nvme_pair *pair)
 {
-	int ret = create_cq(pair);
+	int ret;
 
+	exmap_nvme_shadow_clear(pair->ctrl, pair->qid);
+	ret = create_cq(pair);
 	if (!ret)
 		ret = create_sq(pair);
 	return ret > 0 ? -EIO : ret;

@@ -21,6 +21,10 @@ static void revoke(struct exmap_nvme_queue *queue)
 	if (queue->mapping)
 		unmap_mapping_range(queue->mapping, EXMAP_NVME_OFF_DOORBELLS,
 				    exmap_nvme_doorbell_bytes(queue), 1);
+	if (queue->mapping && queue->shadow)
+		unmap_mapping_range(queue->mapping, EXMAP_NVME_OFF_SHADOW,
+				    EXMAP_NVME_OFF_EVENT_IDX - EXMAP_NVME_OFF_SHADOW + PAGE_SIZE,
+				    1);
 }
 
 void exmap_nvme_queue_revoke_all(struct exmap_nvme_controller *ctrl)
@@ -47,6 +51,7 @@ static void disown(struct exmap_nvme_controller *ctrl)
 	lockdep_assert_held(&ctrl->lock);
 	if (!ctrl->owner || !list_empty(&ctrl->queues))
 		return;
+	exmap_nvme_shadow_stop(ctrl);
 	exmap_nvme_pool_detach(ctrl, ctrl->owner);
 	ctrl->owner = NULL;
 }
@@ -121,7 +126,7 @@ static int own(struct exmap_nvme_queue *queue)
 		return -ENODEV;
 	if (ctrl->nr_backings || (ctrl->owner && ctrl->owner->region != queue->region))
 		return -EBUSY;
-	if (!ctrl->domain && !capable(CAP_SYS_RAWIO))
+	if ((!ctrl->domain && !capable(CAP_SYS_RAWIO)) || !exmap_nvme_dma_is_safe(ctrl))
 		return -EPERM;
 	if (ctrl->state == EXMAP_NVME_DOWN)
 		ret = exmap_nvme_controller_start(ctrl);
@@ -134,6 +139,16 @@ static int own(struct exmap_nvme_queue *queue)
 	return 0;
 }
 
+/* The controller looks at the shadows of all its doorbells, or of none. */
+static int agree_on_shadows(struct exmap_nvme_queue *queue)
+{
+	struct exmap_nvme_controller *ctrl = queue->pair.ctrl;
+
+	if (!list_empty(&ctrl->queues))
+		return queue->shadow == !!ctrl->shadow.nr ? 0 : -EINVAL;
+	return queue->shadow ? exmap_nvme_shadow_start(ctrl) : 0;
+}
+
 static int create_locked(struct exmap_nvme_queue *queue, u32 prp_pages)
 {
 	struct exmap_nvme_controller *ctrl = queue->pair.ctrl;
@@ -141,7 +156,9 @@ static int create_locked(struct exmap_nvme_queue *queue, u32 prp_pages)
 
 	if (ret)
 		return ret;
-	ret = exmap_nvme_pair_alloc(&queue->pair, prp_pages);
+	ret = agree_on_shadows(queue);
+	if (!ret)
+		ret = exmap_nvme_pair_alloc(&queue->pair, prp_pages);
 	if (ret) {
 		disown(ctrl);
 		return ret;
@@ -254,6 +271,7 @@ struct exmap_nvme_queue *exmap_nvme_queue_alloc(struct exmap_region *region,
 	kref_get(&region->ref);
 	queue->region = region;
 	queue->pair.depth = args->depth;
+	queue->shadow = args->flags & EXMAP_NVME_SHADOW;
 	queue->error = -ENODEV;
 	mutex_init(&queue->map_lock);
 	return queue;

@@ -219,6 +219,17 @@
  * command that names an address outside of the pool and of the queue's PRP memory
  * does not get there; the controller may call it a success all the same.
  *
+ * A controller that is emulated may offer shadow doorbells (NVM Express Base 2.0, 5.8):
+ * with EXMAP_NVME_SHADOW the values of doorbells are stored into memory, at
+ * EXMAP_NVME_OFF_SHADOW, and the doorbell itself is rung only if the controller's
+ * event index, at EXMAP_NVME_OFF_EVENT_IDX (for reading only), lies from the old value
+ * on and before the new one, modulo 2^16.  Both are a page, in which sq_doorbell and
+ * cq_doorbell of NVME_INFO are the offsets of the queue's.  The controller looks at
+ * the shadows of all its queues or of none, so all queues of a controller have the
+ * flag or none has.  The owner sees, and can spoil, the shadows of all of them, the
+ * admin queue's included, as he can ring all doorbells.  The controller is reset when
+ * the last queue goes.
+ *
  * One controller is one trust domain, and belongs to one region at a time: queues
  * for another one are refused with EBUSY.  Its owner can read and write every
  * block of every namespace, and every frame of the pool at any time, those of
@@ -237,7 +248,7 @@
  * Whoever has waited too long asks NVME_INFO, whose `error` says that the queue is
  * dead: EIO after a fatal error or a reset (NVME_RESET does one), ENODEV when the
  * controller was unbound or unplugged, or the queue deleted.  Doorbells of a dead
- * queue are ordinary memory that nobody reads.  After EIO a new queue can be
+ * queue, and their shadows, are ordinary memory that nobody reads.  After EIO a new queue can be
  * opened.
  *
  * NVME BACKINGS
@@ -266,6 +277,14 @@
  * After a failure of the controller, or 30 seconds without a completion, it is
  * reset, and what was in flight gives EIO; the next call starts it again.  Once it is
  * given back or unplugged everything gives ENODEV.
+ *
+ * WITHOUT INTERRUPT REMAPPING
+ *
+ * An IOMMU passes writes to the address of the interrupt controllers (0xfee00000) on, and
+ * only a table of interrupts (interrupt remapping) says which of them a device may
+ * raise.  Where there is none NVME_OPEN gives EPERM, unless the module was loaded with
+ * unsafe_interrupts=1: an owner could have any data written there, which is any
+ * interrupt.  NVME_BACKING needs none, since the kernel writes the commands.
  *
  * WITHOUT AN IOMMU
  *
@@ -686,12 +705,16 @@ struct exmap_snapshot_diff {
 #define EXMAP_NVME_OFF_CQ		0x10000000ULL
 #define EXMAP_NVME_OFF_DOORBELLS	0x20000000ULL
 #define EXMAP_NVME_OFF_PRP		0x30000000ULL
+#define EXMAP_NVME_OFF_SHADOW		0x40000000ULL
+#define EXMAP_NVME_OFF_EVENT_IDX	0x50000000ULL
 
-#define EXMAP_NVME_INTERRUPTS	1	/* exmap_nvme_open.flags: signal @eventfd */
+/* exmap_nvme_open.flags */
+#define EXMAP_NVME_INTERRUPTS	1	/* signal @eventfd */
+#define EXMAP_NVME_SHADOW	2	/* have shadow doorbells */
 
 /**
  * struct exmap_nvme_open - a queue pair of a controller for this region
- * @flags: 0 or EXMAP_NVME_INTERRUPTS
+ * @flags: EXMAP_NVME_INTERRUPTS, EXMAP_NVME_SHADOW
  * @segment: PCI address of the controller
  * @bus: the same
  * @device: the same
@@ -703,11 +726,13 @@ struct exmap_snapshot_diff {
  *
  * Returns a descriptor (close-on-exec); see NVME QUEUES.  The queue's memory is
  * charged like the pool's.  Errors: ENODEV if no such controller is bound to
- * exmap-nvme; EBUSY if it belongs to another region; EINVAL; ENOSPC if it has no
+ * exmap-nvme; EBUSY if it belongs to another region; EINVAL, also if its other
+ * queues differ in EXMAP_NVME_SHADOW; ENOSPC if it has no
  * queue left, no interrupt vector, or not as many addresses as the pool has frames;
- * EOPNOTSUPP for interrupts without MSI-X; ENOMEM; EIO,
+ * EOPNOTSUPP for interrupts without MSI-X, or shadow doorbells that are not offered;
+ * ENOMEM; EIO,
  * ETIMEDOUT if it does not work; EPERM, also without CAP_SYS_RAWIO if there is no
- * IOMMU; EPROTO if the region is dead; EBADF; EMFILE; EINTR.
+ * IOMMU, and where interrupts are not remapped; EPROTO if the region is dead; EBADF; EMFILE; EINTR.
  */
 struct exmap_nvme_open {
 	__u64 flags;
@@ -726,6 +751,7 @@ struct exmap_nvme_open {
 /* exmap_nvme_info.features */
 #define EXMAP_NVME_IOMMU		1	/* @iova_base holds */
 #define EXMAP_NVME_WRITE_CACHE		2	/* volatile: durable after a Flush */
+#define EXMAP_NVME_SHADOW_OFFERED	4	/* EXMAP_NVME_SHADOW can be had */
 
 /**
  * struct exmap_nvme_info - what a queue is; on its descriptor

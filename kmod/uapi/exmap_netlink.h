@@ -56,6 +56,9 @@
  *	POOL_RECOVERED	an eighth is again: the same
  *	SNAPSHOT_CREATED, SNAPSHOT_BROKEN, SNAPSHOT_GONE
  *			REGION, PID, SNAPSHOT, START, COUNT
+ *	CONTROLLER_LOST	an NVMe controller has failed, or was reset, given back or
+ *			unplugged, and its queues are dead: CONTROLLER, ERROR (EIO
+ *			or ENODEV), and of the region that owned it REGION, PID
  *
  * A pool is looked at when an interface fetches frames from it and few are left,
  * then until it has recovered, once in EVENT_INTERVAL at most; so one region
@@ -91,7 +94,8 @@ enum exmap_genl_cmd {
 	EXMAP_GENL_CMD_SNAPSHOT_CREATED	= 12,
 	EXMAP_GENL_CMD_SNAPSHOT_BROKEN	= 13,
 	EXMAP_GENL_CMD_SNAPSHOT_GONE	= 14,
-	/* 15 to 23 are reserved for NVMe controllers and queue pairs */
+	EXMAP_GENL_CMD_CONTROLLER_LOST	= 15,
+	/* 16 to 23 are reserved for NVMe controllers and queue pairs */
 };
 
 enum exmap_genl_attr {
@@ -135,7 +139,9 @@ enum exmap_genl_attr {
 	EXMAP_GENL_A_FRAMES		= 37,	/* u64 */
 	EXMAP_GENL_A_BROKEN		= 38,	/* flag */
 	EXMAP_GENL_A_EVENT_INTERVAL	= 39,	/* u32, milliseconds */
-	/* 40 to 63 are reserved for NVMe controllers and queue pairs */
+	EXMAP_GENL_A_CONTROLLER		= 40,	/* u32: segment << 16 | bus << 8 | devfn */
+	EXMAP_GENL_A_ERROR		= 41,	/* u32: errno */
+	/* 42 to 63 are reserved for NVMe controllers and queue pairs */
 };
 
 #endif /* _UAPI_EXMAP_NETLINK_H */

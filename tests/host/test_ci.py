@@ -191,6 +191,19 @@ def record(case: str, value: float) -> dict[str, object]:
     return {"bench": "pages", "case": case, "metric": "instructions_per_op", "value": value}
 
 
+def test_bench_holds_of_nvme_the_owned_queue_against_the_last_figures_and_nothing_else() -> None:
+    def cost(path: str, value: float) -> dict[str, object]:
+        case = f"path={path},op=read,qd=32,threads=1"
+        return {"bench": "nvme", "case": case, "metric": "instructions_per_io", "value": value}
+
+    before = [cost("user", 110), cost("uring_best", 2000), cost("pread", 9000)]
+    after = [cost("user", 122), cost("uring_best", 9000)]
+    assert bench.regressions(before, after) == [
+        "path=user,op=read,qd=32,threads=1: 110 instructions, now 122"
+    ]
+    assert not bench.regressions(before, [cost("user", 120)])
+
+
 def test_bench_reports_what_got_more_than_a_tenth_worse() -> None:
     before = [record("vector=1", 100.0), record("vector=64", 100.0), record("vector=2", 5.0)]
     after = [record("vector=1", 109.0), record("vector=64", 111.0)]

@@ -33,7 +33,7 @@ CASE(nvme_open_refuses_what_does_not_exist)
 		wrong.field = value;                                             \
 		FAILS(ioctl(r.fd, EXMAP_IOCTL_NVME_OPEN, &wrong), error);        \
 	} while (0)
-	REFUSES(flags, 2, EINVAL);
+	REFUSES(flags, 4, EINVAL);
 	REFUSES(eventfd, 1, EINVAL);
 	REFUSES(reserved8, 1, EINVAL);
 	REFUSES(reserved32, 1, EINVAL);
@@ -87,7 +87,9 @@ CASE(nvme_queue_is_mapped_as_documented)
 	FAILS(mmap(NULL, DEPTH * 64 + PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_SQ), EINVAL);
 	FAILS(mmap(NULL, 4 * PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_DOORBELLS), EINVAL);
 	FAILS(mmap(NULL, PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_PRP + DEPTH * PAGE), EINVAL);
-	FAILS(mmap(NULL, PAGE, rw, MAP_SHARED, q.fd, 0x40000000), EINVAL);
+	FAILS(mmap(NULL, PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_SHADOW), EINVAL);
+	FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, q.fd, EXMAP_NVME_OFF_EVENT_IDX), EINVAL);
+	FAILS(mmap(NULL, PAGE, rw, MAP_SHARED, q.fd, 0x60000000), EINVAL);
 	CHECK(!touch_signal((char *)q.sq, true) && !touch_signal((char *)q.prp, true));
 	CHECK(!touch_signal((char *)q.cq, false));
 }
@@ -264,6 +266,32 @@ CASE(nvme_queue_of_a_dead_region_ends_before_frames_are_freed)
 	CHECK(info_of(q.fd).error == ENODEV);
 	/* nothing traps */
 	ring(&q);
+}
+
+static long locked_kilobytes(void)
+{
+	FILE *file = fopen("/proc/self/status", "r");
+	char line[256];
+	long found = -1;
+
+	CHECK(file);
+	while (fgets(line, sizeof(line), file))
+		sscanf(line, "VmLck: %ld", &found);
+	fclose(file);
+	CHECK(found >= 0);
+	return found;
+}
+
+CASE(nvme_memory_of_a_queue_is_charged)
+{
+	struct region r = pool_of(64);
+	long before = locked_kilobytes();
+	struct queue q = open_queue(&r);
+	const long pages = DEPTH * 64 / 4096 + DEPTH * 16 / 4096 + DEPTH;
+
+	CHECK(locked_kilobytes() - before == pages * 4);
+	close_queue(&q);
+	CHECK(locked_kilobytes() == before);
 }
 
 CASE(nvme_stock_driver_finds_what_was_written)

@@ -173,6 +173,50 @@ CASE(nvme_reset_ends_all_queues_and_a_new_one_works)
 	CHECK(!transfer(&q, &r, READ_COMMAND, 0, 1, 0));
 }
 
+CASE(nvme_doorbells_of_a_dead_queue_ring_nothing)
+{
+	struct region r = pool_of(64);
+	struct queue dead = open_queue(&r), next;
+	struct exmap_nvme_reset reset = { .flags = 0 };
+
+	alloc_all(&r);
+	CHECK(!transfer(&dead, &r, READ_COMMAND, 0, 1, 0));
+	CHECK(!ioctl(dead.fd, EXMAP_IOCTL_NVME_RESET, &reset));
+	next = open_queue(&r);
+	CHECK(next.info.qid == dead.info.qid);
+	add(&next, &r, READ_COMMAND, 0, 1, 0);
+	/* its successor has a command that it could start */
+	*(volatile __u32 *)(dead.doorbells + dead.info.sq_doorbell) = 1;
+	CHECK(reap_within(&next, 1) == -1);
+	ring(&next);
+	CHECK(!reap(&next));
+}
+
+/* Whoever has a doorbell can ring the admin queue's, which lies in the same page. */
+CASE(nvme_admin_commands_are_not_run_again)
+{
+	enum { ADMIN_DEPTH = 32 };
+	struct region r = pool_of(64);
+	struct queue q = open_queue(&r), other = open_queue(&r);
+	unsigned int i;
+
+	alloc_all(&r);
+	close_queue(&other);
+	other = open_queue(&r);
+	for (i = 0; i < 3; i++)
+		CHECK(!transfer(&other, &r, READ_COMMAND, i, 1, i));
+	memset(r.mem, 0x55, 3 * PAGE);
+	/* all around, over the commands that have made and deleted the queues */
+	for (i = 0; i < ADMIN_DEPTH; i++)
+		*(volatile __u32 *)(q.doorbells) = i;
+	usleep(100000);
+	/* a queue that was made again would begin with what it has done before */
+	CHECK(!transfer(&other, &r, READ_COMMAND, 3, 1, 0));
+	for (i = 0; i < 3 * PAGE; i++)
+		CHECK(r.mem[i] == 0x55);
+	CHECK(!info_of(other.fd).error && !info_of(q.fd).error);
+}
+
 static int open_log(void)
 {
 	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
@@ -289,6 +333,42 @@ CASE(nvme_device_that_is_removed_ends_the_queues_and_comes_back)
 	/* it comes back to the stock driver */
 	CHECK(!close(open_stock(controller())));
 	give_to(controller(), "nvme", "exmap-nvme");
+	q = open_queue(&r);
+	CHECK(!transfer(&q, &r, READ_COMMAND, 0, 1, 0));
+}
+
+static void set_command(const char *name, __u16 command)
+{
+	char path[96];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", name);
+	fd = open(path, O_RDWR);
+	CHECK(fd >= 0 && pwrite(fd, &command, 2, 4) == 2 && !close(fd));
+}
+
+/*
+ * Nearly as when it is pulled out: nothing completes, and registers read as ones, or, on
+ * QEMU, as zeros, which is a controller that somebody has reset.
+ */
+CASE(nvme_device_that_does_not_answer_ends_the_queues)
+{
+	enum { NOTHING = 0, MEMORY_AND_MASTER = 6 };
+	struct region r = pool_of(64);
+	struct queue q = open_queue(&r);
+	unsigned int i;
+	__u32 error;
+
+	alloc_all(&r);
+	for (i = 0; i < 200; i++)
+		add(&q, &r, READ_COMMAND, i % 64, 1, i);
+	ring(&q);
+	set_command(controller(), NOTHING);
+	error = info_of(q.fd).error;
+	ring(&q);
+	set_command(controller(), MEMORY_AND_MASTER);
+	CHECK(error == ENODEV || error == EIO);
+	close_queue(&q);
 	q = open_queue(&r);
 	CHECK(!transfer(&q, &r, READ_COMMAND, 0, 1, 0));
 }

@@ -6,7 +6,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 
-static int try_queue_with(struct region *r, int event)
+static int try_queue_for(struct region *r, int event)
 {
 	struct exmap_nvme_open args = open_args();
 
@@ -15,9 +15,9 @@ static int try_queue_with(struct region *r, int event)
 	return ioctl(r->fd, EXMAP_IOCTL_NVME_OPEN, &args);
 }
 
-static struct queue open_queue_with(struct region *r, int event)
+static struct queue open_queue_for(struct region *r, int event)
 {
-	int fd = try_queue_with(r, event);
+	int fd = try_queue_for(r, event);
 
 	CHECK(fd >= 0);
 	return map_all(fd);
@@ -38,7 +38,7 @@ CASE(nvme_interrupts_wake_who_sleeps)
 {
 	struct region r = pool_of(64);
 	int i, event = eventfd(0, EFD_NONBLOCK);
-	struct queue q = open_queue_with(&r, event);
+	struct queue q = open_queue_for(&r, event);
 
 	alloc_all(&r);
 	for (i = 0; i < 100; i++) {
@@ -56,7 +56,7 @@ CASE(nvme_interrupts_let_an_idle_waiter_use_no_processor)
 	struct timespec begin, end;
 	struct region r = pool_of(64);
 	int event = eventfd(0, EFD_NONBLOCK);
-	struct queue q = open_queue_with(&r, event);
+	struct queue q = open_queue_for(&r, event);
 	long used;
 
 	alloc_all(&r);
@@ -76,17 +76,17 @@ CASE(nvme_interrupts_are_refused_as_documented)
 	struct region r = pool_of(64);
 	int fds[65], i, event = eventfd(0, EFD_NONBLOCK), other = open("/dev/null", O_RDWR);
 
-	FAILS(try_queue_with(&r, other), EINVAL);
-	FAILS(try_queue_with(&r, 999), EBADF);
+	FAILS(try_queue_for(&r, other), EINVAL);
+	FAILS(try_queue_for(&r, 999), EBADF);
 	for (i = 0; i < 65; i++) {
-		fds[i] = try_queue_with(&r, event);
+		fds[i] = try_queue_for(&r, event);
 		if (fds[i] < 0)
 			break;
 	}
 	CHECK(i >= 1 && i <= 16 && errno == ENOSPC);
 	CHECK(!close(fds[0]));
 	CHECK(wait_event(event, 0));
-	fds[0] = try_queue_with(&r, event);
+	fds[0] = try_queue_for(&r, event);
 	CHECK(fds[0] >= 0);
 	/* those that poll need no vector */
 	if (i == 16)
@@ -98,14 +98,14 @@ CASE(nvme_interrupts_tell_of_the_end_and_come_back_after_a_reset)
 	struct exmap_nvme_reset reset = { .flags = 0 };
 	struct region r = pool_of(64);
 	int event = eventfd(0, EFD_NONBLOCK);
-	struct queue q = open_queue_with(&r, event);
+	struct queue q = open_queue_for(&r, event);
 
 	alloc_all(&r);
 	CHECK(!ioctl(q.fd, EXMAP_IOCTL_NVME_RESET, &reset));
 	CHECK(wait_event(event, 0));
 	CHECK(info_of(q.fd).error == EIO);
 	close_queue(&q);
-	q = open_queue_with(&r, event);
+	q = open_queue_for(&r, event);
 	add(&q, &r, READ_COMMAND, 0, 1, 0);
 	ring(&q);
 	CHECK(wait_event(event, 20000));

@@ -45,19 +45,25 @@ struct queue {
 	const struct completion *cq;
 	char *doorbells;
 	__u64 *prp;
+	char *shadow;
+	const char *event_idx;
+	unsigned long rung; /* doorbells, not shadows */
 	unsigned int tail;
 	unsigned int head;
 	unsigned int phase;
 };
 
-/* The name of a controller that is ours. */
+/* The name of a controller that is ours: the one in EXMAP_NVME, or any. */
 static inline const char *controller(void)
 {
 	static char name[32];
+	const char *wanted = getenv("EXMAP_NVME");
 	DIR *dir = opendir(DRIVER);
 	struct dirent *entry;
 
-	while (dir && (entry = readdir(dir))) {
+	if (wanted)
+		snprintf(name, sizeof(name), "%.31s", wanted);
+	while (!wanted && dir && (entry = readdir(dir))) {
 		unsigned int at[4];
 
 		if (sscanf(entry->d_name, "%x:%x:%x.%x", &at[0], &at[1], &at[2], &at[3]) == 4)
@@ -85,11 +91,17 @@ static inline struct exmap_nvme_open open_args(void)
 	return args;
 }
 
-static inline int try_queue(struct region *r)
+static inline int try_queue_with(struct region *r, __u64 flags)
 {
 	struct exmap_nvme_open args = open_args();
 
+	args.flags = flags;
 	return ioctl(r->fd, EXMAP_IOCTL_NVME_OPEN, &args);
+}
+
+static inline int try_queue(struct region *r)
+{
+	return try_queue_with(r, 0);
 }
 
 static inline struct exmap_nvme_info info_of(int fd)
@@ -137,10 +149,33 @@ static inline void close_queue(struct queue *q)
 	CHECK(!close(q->fd));
 }
 
-static inline void ring(struct queue *q)
+/* NVM Express Base Specification 2.0, 5.8: has the index been passed, modulo 2^16? */
+static inline bool wants_ring(__u16 event_idx, __u16 old, __u16 new)
+{
+	return (__u16)(new - event_idx - 1) < (__u16)(new - old);
+}
+
+/* Tell the controller a tail or head; by memory alone, if that is enough for it. */
+static inline void tell(struct queue *q, __u32 doorbell, __u32 value)
 {
 	__atomic_thread_fence(__ATOMIC_RELEASE);
-	*(volatile __u32 *)(q->doorbells + q->info.sq_doorbell) = q->tail;
+	if (q->shadow) {
+		volatile __u32 *shadow = (volatile __u32 *)(q->shadow + doorbell);
+		__u32 old = *shadow;
+
+		*shadow = value;
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+		if (!wants_ring((__u16)*(const volatile __u32 *)(q->event_idx + doorbell),
+				(__u16)old, (__u16)value))
+			return;
+	}
+	q->rung++;
+	*(volatile __u32 *)(q->doorbells + doorbell) = value;
+}
+
+static inline void ring(struct queue *q)
+{
+	tell(q, q->info.sq_doorbell, q->tail);
 }
 
 static inline struct command *next_command(struct queue *q)
@@ -210,7 +245,7 @@ static inline int reap_within(struct queue *q, time_t seconds)
 		q->head = 0;
 		q->phase ^= 1;
 	}
-	*(volatile __u32 *)(q->doorbells + q->info.cq_doorbell) = q->head;
+	tell(q, q->info.cq_doorbell, q->head);
 	return status;
 }
 
