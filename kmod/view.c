@@ -171,9 +171,8 @@ static vm_fault_t map_block(struct vm_fault *vmf, struct exmap_snapshot *snap,
 
 	if (vmf->pgoff - block.first >= nr || !pfns[vmf->pgoff - block.first])
 		return VM_FAULT_SIGBUS;
-	if (apply_to_page_range(vma->vm_mm, entries.addr, (u64)nr << PAGE_SHIFT, put_entry,
-				&entries))
-		return VM_FAULT_OOM;
+	/* without memory for a table he tries again, after his signals; OOM would be logged */
+	apply_to_page_range(vma->vm_mm, entries.addr, (u64)nr << PAGE_SHIFT, put_entry, &entries);
 	return VM_FAULT_NOPAGE;
 }
 
