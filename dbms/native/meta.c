@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "buffer.h"
 
@@ -157,6 +158,16 @@ static int check(const struct meta_page *meta)
 	return 0;
 }
 
+/* A damaged length may ask for more memory than there is. */
+static int check_log(const struct exdb *db, const struct meta_page *meta)
+{
+	const off_t size = lseek(db->backing_fd, 0, SEEK_END);
+
+	if (size < 0)
+		return -errno;
+	return (uint64_t)size / PAGE_SIZE < (uint64_t)META_COPIES + meta->log_blocks ? -EUCLEAN : 0;
+}
+
 int meta_read(struct exdb_worker *w)
 {
 	struct exdb *db = w->db;
@@ -169,6 +180,8 @@ int meta_read(struct exdb_worker *w)
 	ret = read_newest(db, meta);
 	if (!ret)
 		ret = check(meta);
+	if (!ret)
+		ret = check_log(db, meta);
 	if (!ret) {
 		db->checkpoint = (struct meta_state){
 			.sequence = meta->sequence,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Inputs for target.c where there is no libFuzzer: db_fuzz SECONDS SEED, or db_fuzz FILE... for
- * inputs that are kept.  Input number n of a seed is always the same.  Whatever ends the program
+ * Inputs for target.c where there is no libFuzzer: db_fuzz SECONDS SEED [INPUTS], or db_fuzz FILE...
+ * for inputs that are kept.  Input number n of a seed is always the same.  Whatever ends the program
  * leaves the input in ./crash-SEED-N.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <sanitizer/common_interface_defs.h>
 #include <signal.h>
 #include <stdint.h>
@@ -82,17 +83,19 @@ static int run_files(int n, char **names)
 
 int main(int argc, char **argv)
 {
+	unsigned long inputs;
 	char *rest;
 	time_t stop;
 
 	signal(SIGALRM, end);
 	signal(SIGABRT, end);
 	__sanitizer_set_death_callback(keep_input);
-	if (argc != 3 || (stop = strtol(argv[1], &rest, 10), *rest))
+	if (argc < 3 || (stop = strtol(argv[1], &rest, 10), *rest))
 		return run_files(argc - 1, argv + 1);
 	seed = strtoul(argv[2], NULL, 10);
+	inputs = argc > 3 ? strtoul(argv[3], NULL, 10) : ULONG_MAX;
 	stop += time(NULL);
-	for (; time(NULL) < stop; number++) {
+	for (; time(NULL) < stop && number < inputs; number++) {
 		make_input();
 		alarm(PATIENCE);
 		LLVMFuzzerTestOneInput(input, size);
