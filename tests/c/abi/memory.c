@@ -343,6 +343,9 @@ static void live_many_lives(void *arg)
 	int i;
 
 	join_group(group);
+	/* some stay, so that there is something to see: the kernel counts in pages */
+	for (i = 0; i < 16; i++)
+		open_region(1024, 32, 2, 0, -1);
 	for (i = 0; i < 100; i++)
 		live_a_life();
 	/* the kernel gathers statistics every two seconds, if it gets to it */
