@@ -9,7 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import kernels
 import processes
 
-__all__ = ["TOLERANCE", "main", "regressions"]
+__all__ = ["METRIC", "TOLERANCE", "main", "regressions", "run_bench"]
 
 TOLERANCE = 1.10
 COMMITTED = kernels.ROOT / "docs/bench"
@@ -51,12 +51,21 @@ def regressions(before: Records, after: Records) -> list[str]:
     return worse
 
 
-def _run(bench: str, kernel: str, *options: str) -> tuple[Records, int]:
-    guest, arguments = GUESTS[bench]
+def run_bench(
+    bench: str,
+    kernel: str,
+    *options: str,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Records, int]:
+    """Run a bench in a guest, with more options of ci/vm; return its records and its exit code."""
+    guest, usual = GUESTS[bench]
     command = ["ci/vm", "run", "--kernel", kernel, *guest, "--load", *options]
     check = [] if "--icount" in options else ["--check"]
-    command += ["--", "exmapctl", "bench", bench, *arguments, "--json", *check]
-    with processes.process_group(command, cwd=kernels.ROOT, output=subprocess.PIPE) as process:
+    command += ["--", "exmapctl", "bench", bench, *usual, "--json", *check, *arguments]
+    with processes.process_group(
+        command, cwd=kernels.ROOT, output=subprocess.PIPE, env=environment
+    ) as process:
         output, _ = process.communicate()
     try:
         records: Records = json.loads(output)
@@ -67,8 +76,8 @@ def _run(bench: str, kernel: str, *options: str) -> tuple[Records, int]:
 
 def _one(bench: str, kernel: str, update: bool) -> int:
     file = COMMITTED / f"{bench}-{kernel}.json"
-    counted, _ = _run(bench, kernel, "--smp", "1", "--icount")
-    timed, missed = _run(bench, kernel)
+    counted, _ = run_bench(bench, kernel, "--smp", "1", "--icount")
+    timed, missed = run_bench(bench, kernel)
     if not counted or not timed:
         print(f"bench {bench} on {kernel}: FAILED: no figures")
         return 1

@@ -221,8 +221,8 @@ static int map_read(struct exmap_op *op, u64 page)
 	WRITE_ONCE(*word, frame + 1);
 	op->itf->counts.busy--;
 	op->itf->counts.mapped++;
-	op->itf->counts.allocs++;
-	op->itf->counts.reads++;
+	exmap_count(&op->itf->counts.allocs, 1);
+	exmap_count(&op->itf->counts.reads, 1);
 	return 1;
 }
 
@@ -314,7 +314,7 @@ static void write_batch(struct exmap_region *region, struct exmap_io *io)
 		struct exmap_io_slot *slot = &io->slots[i];
 
 		put_page(io->bvecs[i].bv_page);
-		io->op.itf->counts.writes += !slot->res;
+		exmap_count(&io->op.itf->counts.writes, !slot->res);
 		io->changed[slot->iov] += !slot->res;
 		if (slot->res && !io->res[slot->iov])
 			io->res[slot->iov] = slot->res;

@@ -233,6 +233,17 @@ struct exmap_counts {
 	u64 copies;
 };
 
+/*
+ * Add to one of the unsigned ones, which nothing in the module stands on.  With
+ * EXMAP_NO_COUNTERS, which is for measuring what they cost (ci/cost.py), they stay 0.
+ */
+static inline void exmap_count(u64 *counter, u64 n)
+{
+#ifndef EXMAP_NO_COUNTERS
+	*counter += n;
+#endif
+}
+
 struct exmap_io;
 
 /**

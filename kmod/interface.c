@@ -232,7 +232,7 @@ vm_fault_t exmap_interface_fault(struct exmap_region *region, u64 page, bool wri
 	op.in_fault = true;
 	ret = exmap_op_step(&op, page, fn);
 	if (ret == 1)
-		op.itf->counts.faults++;
+		exmap_count(&op.itf->counts.faults, 1);
 	exmap_op_finish(&op, true);
 	trace_exmap_fault(region, page, write, false, ret);
 	return fault_result(region, page, ret);

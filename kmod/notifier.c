@@ -30,7 +30,7 @@ static void quarantine_page(struct exmap_region *region, u64 page, u32 *word)
 	exmap_quarantine_bind(region, EXMAP_RES_FRAME(*word), page);
 	WRITE_ONCE(*word, (*word & EXMAP_RES_FRAME_MASK) | EXMAP_RES_LAZY);
 	region->ctl->counts.quarantine++;
-	region->ctl->counts.frees++;
+	exmap_count(&region->ctl->counts.frees, 1);
 }
 
 static void unmap_page(struct exmap_region *region, struct exmap_walk *walk, u64 page)
@@ -48,7 +48,7 @@ static void unmap_page(struct exmap_region *region, struct exmap_walk *walk, u64
 	if (gained >= 0) {
 		WRITE_ONCE(*word, 0);
 		counts->snapshot += gained;
-		counts->frees++;
+		exmap_count(&counts->frees, 1);
 	} else {
 		quarantine_page(region, page, word);
 	}

@@ -167,7 +167,7 @@ static __always_inline void map_frame(struct exmap_op *op, u64 page, u32 *word, 
 		op->stale = true;
 	WRITE_ONCE(*word, frame + 1);
 	op->itf->counts.mapped++;
-	op->itf->counts.allocs++;
+	exmap_count(&op->itf->counts.allocs, 1);
 }
 
 /* Map the frame that a page in quarantine had; 0 if it is not there any more. */
@@ -176,7 +176,7 @@ static noinline int rescue(struct exmap_op *op, u64 page, u32 *word, u32 frame)
 	if (!exmap_quarantine_rescue(&op->region->pool.frames[frame], page))
 		return 0;
 	op->itf->counts.quarantine--;
-	op->itf->counts.rescues++;
+	exmap_count(&op->itf->counts.rescues, 1);
 	map_frame(op, page, word, frame);
 	return 1;
 }
@@ -240,7 +240,7 @@ static __always_inline int alloc_lockless(struct exmap_region *region, struct ex
 		return -ENOENT;
 	itf->nr_cache--;
 	itf->counts.mapped++;
-	itf->counts.allocs++;
+	exmap_count(&itf->counts.allocs, 1);
 	return 1;
 }
 
@@ -352,7 +352,7 @@ static noinline bool free_shared(struct exmap_op *op, struct exmap_walk *walk, u
 	itf->moved[itf->nr_moved++] = page;
 	itf->counts.mapped--;
 	itf->counts.snapshot += gained;
-	itf->counts.frees++;
+	exmap_count(&itf->counts.frees, 1);
 	return true;
 }
 
@@ -373,7 +373,7 @@ static __always_inline u32 free_locked(struct exmap_op *op, struct exmap_walk *w
 	WRITE_ONCE(*word, EXMAP_RES_LAZY | (frame + 1));
 	bind = exmap_quarantine_add(walk->region, itf, frame, page);
 	itf->counts.mapped--;
-	itf->counts.frees++;
+	exmap_count(&itf->counts.frees, 1);
 
 	if (op->nr_freed < EXMAP_RANGED_PAGES) {
 		itf->freed_pages[op->nr_freed] = page;

@@ -227,7 +227,7 @@ static void record_copy(struct exmap_op *op, struct exmap_snapshot *snap, u64 pa
 	trace_exmap_copy_out(snap, page);
 	record->words[page % EXMAP_CHUNK_PAGES] = frame + 1;
 	record->nr_frames++;
-	op->itf->counts.copies++;
+	exmap_count(&op->itf->counts.copies, 1);
 }
 
 static int copy_out(struct exmap_op *op, struct exmap_snapshot *snap, u64 page, u32 live)

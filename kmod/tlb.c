@@ -124,8 +124,8 @@ void exmap_tlb_flush(struct exmap_region *region, struct exmap_counts *counts,
 	/* release: pairs with exmap_tlb_done */
 	while (done < ticket && !atomic64_try_cmpxchg_release(&tlb->done, &done, ticket))
 		;
-	counts->flushes++;
-	counts->flush_ipis += ipis;
+	exmap_count(&counts->flushes, 1);
+	exmap_count(&counts->flush_ipis, ipis);
 	trace_exmap_flush(region->id, reason, 0, ipis, elapsed(begin));
 }
 
@@ -140,7 +140,7 @@ void exmap_tlb_flush_pages(struct exmap_region *region, struct exmap_counts *cou
 	if (exmap_tlb_needs_every_cpu())
 		request.nr = 0;
 	ipis = flush(region, &request);
-	counts->flushes_ranged++;
-	counts->flush_ipis += ipis;
+	exmap_count(&counts->flushes_ranged, 1);
+	exmap_count(&counts->flush_ipis, ipis);
 	trace_exmap_flush(region->id, EXMAP_FLUSH_FREE, nr, ipis, elapsed(begin));
 }
