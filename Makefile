@@ -18,6 +18,7 @@ help:
 	@echo "make crash                  kill exmapdb, and guests that run it, many times"
 	@echo "  KILLS=300  of the process   POWER_FAILURES=20  of the guest"
 	@echo "make bench                  the benches, in a guest; compares with docs/bench"
+	@echo "make coverage               which lines of the module the tests execute"
 	@echo "make lint  make docs  make setup  make clean"
 
 setup:
@@ -53,6 +54,9 @@ crash: setup
 bench: setup
 	@$(PY) ci/bench.py
 
+coverage: setup
+	@$(PY) ci/coverage.py
+
 lint: setup
 	@$(PY) ci/lint.py
 
@@ -63,4 +67,4 @@ docs: setup
 clean:
 	rm -rf build dist *.egg-info
 
-.PHONY: help setup demo test test-host test-debug fuzz crash bench lint docs clean
+.PHONY: help setup demo test test-host test-debug fuzz crash bench coverage lint docs clean

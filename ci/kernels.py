@@ -138,7 +138,8 @@ def build_module(kernel: Kernel, *extra: str) -> Path:
 
     :raises ModuleBuildFailed: with the last lines that make printed.
     """
-    out = ROOT / "build" / f"kmod-{kernel.release}"
+    coverage = "-coverage" if os.environ.get("EXMAP_COVERAGE") else ""
+    out = ROOT / "build" / f"kmod-{kernel.release}{coverage}"
     out.mkdir(parents=True, exist_ok=True)
     command = ["make", "-C", str(ROOT / "kmod"), f"KDIR={kernel.kdir}", f"OUT={out}", *extra]
     with (out / "lock").open("w") as lock:
