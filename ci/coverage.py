@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import kernels
 import processes
 import vm
-from suite import DISKS, GUEST_NVME
+from suite import DISKS, GUEST_NVME, build_programs
 
 __all__ = ["Line", "main", "missed", "percentage", "read_lines", "replace_table", "run_gcov", "table"]
 
@@ -111,7 +111,8 @@ def measure(kernel: str, tests: Sequence[str]) -> tuple[Lines, int]:
     """Run tests on a module that counts; return the lines, and the exit code of the tests."""
     os.environ["EXMAP_COVERAGE"] = "1"
     module = kernels.build_module(kernels.find(kernel))
-    guest = vm.Guest(kernel=kernel, nvme=DISKS, iommu=True, load=True, timeout=3000.0)
+    programs = {"EXMAP_TEST_PROGRAMS": str(build_programs())}
+    guest = vm.Guest(kernel=kernel, nvme=DISKS, iommu=True, load=True, timeout=3000.0, environment=programs)
     with vm.results_directory() as out:
         command = ["sh", GUEST_NVME, "exmap2", "sh", "ci/guest-coverage.sh", *tests]
         result = vm.run(guest, command, out=out, log=kernels.ROOT / "build/coverage.log", lock=False)

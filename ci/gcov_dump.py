@@ -60,8 +60,11 @@ class Counted:
 
 def _section_size(module: Path) -> int:
     told = subprocess.run(["size", "-A", "-d", str(module)], stdout=subprocess.PIPE, text=True, check=True)
-    sizes = {words[0]: int(words[1]) for line in told.stdout.splitlines() if len(words := line.split()) == 3}
-    return sizes[SECTION]
+    for line in told.stdout.splitlines():
+        name, *numbers = line.split() or [""]
+        if name == SECTION:
+            return int(numbers[0])
+    raise SystemExit(f"{module} has no counters: was it built with EXMAP_COVERAGE=1?")
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import lint
 import processes
 import vm
 
-__all__ = ["Outcome", "main", "read_cases", "read_junit", "run_together"]
+__all__ = ["Outcome", "build_programs", "main", "read_cases", "read_junit", "run_together"]
 
 GUEST_SUITE = "ci/guest-suite.sh"
 # two for files and blocks, one for exmap-nvme, one with bad blocks
@@ -114,9 +114,7 @@ def _add_complaints(outcome: Outcome, result: vm.Result) -> None:
 def run_vm(outcome: Outcome, kernel: str, lock: bool) -> None:
     """Run tests/vm in one boot of a kernel; without `lock` beside other guests."""
     log = kernels.ROOT / f"build/vm-{kernel}.log"
-    guest = dataclasses.replace(
-        _vm_guest(kernel), environment={"EXMAP_TEST_PROGRAMS": str(_build_programs())}
-    )
+    guest = dataclasses.replace(_vm_guest(kernel), environment={"EXMAP_TEST_PROGRAMS": str(build_programs())})
     with vm.results_directory() as out:
         command = ["sh", GUEST_NVME, "exmap2", "sh", GUEST_SUITE]
         result = vm.run(guest, command, out=out, log=log, lock=lock)
@@ -139,7 +137,7 @@ def read_cases(path: Path, names: Sequence[str], outcome: Outcome) -> None:
             outcome.fail(f"{name}: {codes.get(name, 'did not run')}")
 
 
-def _build_programs() -> Path:
+def build_programs() -> Path:
     """Make the C programs of the tests; return their directory."""
     out = kernels.ROOT / "build/tests-c"
     out.mkdir(parents=True, exist_ok=True)
@@ -157,7 +155,7 @@ def run_cases(outcome: Outcome, kernel: str, lock: bool, program: str, kmemleak:
         outcome.skipped = 1
         outcome.note = f"skipped: {error}"
         return
-    path = str(_build_programs() / program)
+    path = str(build_programs() / program)
     cases = subprocess.run([path, "list"], stdout=subprocess.PIPE, text=True, check=True)
     guest = vm.Guest(
         kernel=kernel, nvme=("256M",), iommu=True, load=True, kmemleak=kmemleak, timeout=CASES_SECONDS
