@@ -117,6 +117,31 @@ CASE(snapshot_copied_by_readers_goes_with_others)
 	check_conserved(r.fd);
 }
 
+/* A page that a view maps from the live region must not become writable behind it. */
+CASE(snapshot_copied_by_readers_leaves_what_a_view_shares)
+{
+	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
+	int shared, copied;
+	char *view;
+	__u64 page;
+
+	fill(&r, 0, CHUNK, 1);
+	shared = snapshot(&r, 0, CHUNK, 0);
+	copied = snapshot_readers_copy(&r, 0, CHUNK);
+	view = mmap(NULL, CHUNK * PAGE, PROT_READ, MAP_SHARED, shared, 0);
+	CHECK(shared >= 0 && copied >= 0 && view != MAP_FAILED);
+	for (page = 0; page < CHUNK; page++)
+		CHECK(*word_of(view, page) == 1 + page);
+	CHECK(!posix_fadvise(copied, 0, 0, POSIX_FADV_WILLNEED) && !counters(&r).copies);
+	for (page = 0; page < CHUNK; page++)
+		*word_of(r.mem, page) = 1000;
+	for (page = 0; page < CHUNK; page++)
+		CHECK(*word_of(view, page) == 1 + page);
+	check_shows(copied, 0, CHUNK, 1);
+	CHECK(!munmap(view, CHUNK * PAGE) && !close(shared) && !close(copied));
+	check_conserved(r.fd);
+}
+
 CASE(snapshot_copied_by_readers_outlives_its_region)
 {
 	struct region r = open_region(CHUNK, 3000, 1, EXMAP_SNAPSHOTS, -1);
