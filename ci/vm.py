@@ -157,6 +157,11 @@ def _cached_directories() -> list[str]:
     return [str(path) for path in directories]
 
 
+def _console_options(out: Path) -> list[str]:
+    """Return the option that keeps what is written to the console, a panic for one: virtme-ng does not."""
+    return [f"-set chardev.console.path={out / 'console'}"]
+
+
 def _memory_options(guest: Guest, out: Path) -> list[str]:
     """Return the options with which others can look at the guest's memory."""
     if not guest.visible:
@@ -169,7 +174,7 @@ def _memory_options(guest: Guest, out: Path) -> list[str]:
 
 def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -> list[str]:
     """Return the command line that boots a guest whose results go to out."""
-    qemu = [*_CACHED_SHARE, *_disk_options(guest, out), *_memory_options(guest, out)]
+    qemu = [*_CACHED_SHARE, *_console_options(out), *_disk_options(guest, out), *_memory_options(guest, out)]
     append = [*kernel.append, *guest.append]
     smp = guest.smp
     if guest.iommu:
@@ -302,19 +307,24 @@ def read_verdict(out: Path) -> int:
     try:
         words = (out / "verdict").read_text().split(maxsplit=2)
     except FileNotFoundError:
-        tail = "".join(_log_lines(out)[-15:])
-        raise LostGuest(f"the guest ended without a verdict; its last words:\n{tail}") from None
+        raise LostGuest(f"the guest ended without a verdict; its last words:\n{_last_words(out)}") from None
     if words[0] == "exit" and re.fullmatch(r"\d+", words[1]):
         return int(words[1])
     raise GuestSetupFailed(" ".join(words))
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+
+
 def _log_lines(out: Path) -> list[str]:
-    for name in ("dmesg", "kmsg", "console"):
-        path = out / name
-        if path.exists() and path.stat().st_size:
-            return path.read_text(errors="replace").splitlines(keepends=True)
-    return []
+    return _lines(out / "dmesg") or _lines(out / "kmsg") + _lines(out / "console")
+
+
+def _last_words(out: Path) -> str:
+    """Return the ends of the kernel's log, of its console, which has a panic, and of what virtme-ng said."""
+    ends = [(_lines(out / "kmsg"), 8), (_lines(out / "console"), 60), (_lines(out / "launcher"), 8)]
+    return "".join(line for lines, last in ends for line in lines[-last:])
 
 
 @contextlib.contextmanager
@@ -327,9 +337,9 @@ def _boot(guest: Guest, command: Sequence[str], out: Path, lock: bool) -> Iterat
     ]
     (out / "environment").write_text("".join(lines))
     (out / "command").write_text("ulimit -l unlimited\nexec " + shlex.join(command) + "\n")
-    with only_guest() if lock else contextlib.nullcontext(), (out / "console").open("wb") as console:
+    with only_guest() if lock else contextlib.nullcontext(), (out / "launcher").open("wb") as launcher:
         argv = vng_command(guest, kernel, out, kvm=not guest.icount and kvm_works(kernel.image))
-        with _process(argv, console) as process:
+        with _process(argv, launcher) as process:
             yield process
 
 
@@ -372,6 +382,10 @@ def run(
         if (out / "verdict").exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
+        else:
+            status = process.poll()
+            end = "its time is over" if status is None else f"virtme-ng ended with {status}"
+            (out / "launcher").open("a").write(f"ci/vm: {end}\n")
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(_log_lines(out)))

@@ -78,8 +78,10 @@ def test_leaks_are_those_of_the_module_with_and_without_names() -> None:
     assert "0xffff888003c2b000" not in str(logscan.leaks(LEAKS))
 
 
-def test_missing_verdict_means_a_lost_guest(tmp_path: Path) -> None:
-    with pytest.raises(vm.LostGuest):
+def test_missing_verdict_means_a_lost_guest_whose_last_words_are_told(tmp_path: Path) -> None:
+    (tmp_path / "kmsg").write_text("6,1,2,-;all is well\n")
+    (tmp_path / "console").write_text("Kernel panic\n")
+    with pytest.raises(vm.LostGuest, match="all is well\nKernel panic\n"):
         vm.read_verdict(tmp_path)
     (tmp_path / "verdict").write_text("exit 3\n")
     assert vm.read_verdict(tmp_path) == 3
@@ -253,6 +255,8 @@ def test_guest_that_panics_is_lost() -> None:
     command = [ROOT / "ci/vm", "run", "--kernel", "6.1", "--", "sh", "-c", "echo c >/proc/sysrq-trigger"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == vm.EXIT_LOST
+    assert "Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+    assert "ci/vm: virtme-ng ended with" in done.stderr
 
 
 def test_parts_side_by_side_count_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
