@@ -734,11 +734,31 @@ static inline int exmap_selftest(void)
 int exmap_netlink_init(void);
 void exmap_netlink_exit(void);
 
+/**
+ * struct exmap_queue_failure - what has failed in an NVMe queue
+ * @commands: how many
+ * @status: of the last one that the controller completed with an error, or 0
+ * @error: why the queue is dead, or 0
+ * @region: the id of the dead queue's owner; 0 if that is the kernel
+ * @pid: of that region
+ */
+struct exmap_queue_failure {
+	u32 commands;
+	u16 status;
+	int error;
+	u32 region;
+	pid_t pid;
+};
+
 /* netlink_event.c */
 void exmap_netlink_region_init(struct exmap_region *region);
 void exmap_netlink_region_exit(struct exmap_region *region);
 void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd);
-void exmap_netlink_controller_event(u32 controller, int error, const struct exmap_region *owner);
+void exmap_netlink_controller_event(u8 cmd, u32 controller, int error,
+				    const struct exmap_region *owner);
+void exmap_netlink_queue_event(u32 controller, u32 queue,
+			       const struct exmap_queue_failure *failure);
+unsigned long exmap_netlink_wait(unsigned long last);
 void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd);
 void exmap_netlink_watch(struct exmap_region *region);
 

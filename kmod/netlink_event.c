@@ -17,6 +17,7 @@
  * @region: its id, or 0
  * @snapshot: its id, or 0
  * @controller: its address, or 0; see exmap_genl_attr
+ * @queue: its id, or 0
  * @cmd: EXMAP_GENL_CMD_*
  */
 struct exmap_event {
@@ -26,6 +27,7 @@ struct exmap_event {
 	u32 region;
 	u32 snapshot;
 	u32 controller;
+	u32 queue;
 	enum exmap_genl_cmd cmd;
 };
 
@@ -44,34 +46,65 @@ const struct genl_multicast_group exmap_netlink_groups[] = {
 	},
 };
 
-static void log_event(u8 cmd, const struct exmap_region *region, u32 snapshot, u32 controller)
+/* How many jiffies lack to an event interval since @last. */
+unsigned long exmap_netlink_wait(unsigned long last)
 {
-	u64 number = atomic64_inc_return(&exmap_events_seq);
-	struct exmap_event *event = &exmap_events[number % LOG_EVENTS];
+	unsigned long interval = msecs_to_jiffies(READ_ONCE(exmap_netlink_event_interval));
+	unsigned long since = jiffies - last;
 
-	WRITE_ONCE(event->number, 0);
-	event->time = ktime_get_ns();
-	event->pid = region ? region->pid : 0;
-	event->region = region ? region->id : 0;
-	event->snapshot = snapshot;
-	event->controller = controller;
-	event->cmd = cmd;
-	/* so that a reader can tell an entry that is whole */
-	smp_store_release(&event->number, number);
+	return since < interval ? interval - since : 0;
 }
 
-/* An event, or NULL if nobody waits for one, or there is no memory for it. */
-static struct sk_buff *begin_event(u8 cmd, const struct exmap_region *region, void **head)
+static struct exmap_event about(u8 cmd, const struct exmap_region *region)
+{
+	return (struct exmap_event){
+		.cmd = cmd,
+		.region = region ? region->id : 0,
+		.pid = region ? region->pid : 0,
+	};
+}
+
+static void log_event(const struct exmap_event *event)
+{
+	u64 number = atomic64_inc_return(&exmap_events_seq);
+	struct exmap_event *entry = &exmap_events[number % LOG_EVENTS];
+
+	WRITE_ONCE(entry->number, 0);
+	entry->time = ktime_get_ns();
+	entry->pid = event->pid;
+	entry->region = event->region;
+	entry->snapshot = event->snapshot;
+	entry->controller = event->controller;
+	entry->queue = event->queue;
+	entry->cmd = event->cmd;
+	/* so that a reader can tell an entry that is whole */
+	smp_store_release(&entry->number, number);
+}
+
+/* Whom it is about. */
+static int put_subject(struct sk_buff *skb, const struct exmap_event *event)
+{
+	if (event->region && (nla_put_u32(skb, EXMAP_GENL_A_REGION, event->region) ||
+			      nla_put_u32(skb, EXMAP_GENL_A_PID, event->pid)))
+		return -EMSGSIZE;
+	if (event->controller && nla_put_u32(skb, EXMAP_GENL_A_CONTROLLER, event->controller))
+		return -EMSGSIZE;
+	return event->queue ? nla_put_u32(skb, EXMAP_GENL_A_QUEUE, event->queue) : 0;
+}
+
+/* Log an event; its message, or NULL if nobody waits for one, or there is no memory for it. */
+static struct sk_buff *begin_event(const struct exmap_event *event, void **head)
 {
 	struct sk_buff *skb;
 
+	log_event(event);
 	if (!genl_has_listeners(&exmap_netlink_family, &init_net, EXMAP_NETLINK_EVENTS))
 		return NULL;
 	skb = genlmsg_new(NLMSG_DEFAULT_SIZE, EVENT_GFP);
 	if (!skb)
 		return NULL;
-	*head = genlmsg_put(skb, 0, 0, &exmap_netlink_family, 0, cmd);
-	if (!region || !nla_put_u32(skb, EXMAP_GENL_A_PID, region->pid))
+	*head = genlmsg_put(skb, 0, 0, &exmap_netlink_family, 0, event->cmd);
+	if (!put_subject(skb, event))
 		return skb;
 	nlmsg_free(skb);
 	return NULL;
@@ -85,16 +118,15 @@ static void send_event(struct sk_buff *skb, void *head)
 
 void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd)
 {
+	struct exmap_event event = about(cmd, region);
 	void *head;
-	struct sk_buff *skb = begin_event(cmd, region, &head);
+	struct sk_buff *skb = begin_event(&event, &head);
 
-	log_event(cmd, region, 0, 0);
 	if (!skb)
 		return;
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    (cmd == EXMAP_GENL_CMD_REGION_CREATED &&
-	     (nla_put_u32(skb, EXMAP_GENL_A_INTERFACES, region->nr_interfaces) ||
-	      exmap_netlink_put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)))))
+	if (cmd == EXMAP_GENL_CMD_REGION_CREATED &&
+	    (nla_put_u32(skb, EXMAP_GENL_A_INTERFACES, region->nr_interfaces) ||
+	     exmap_netlink_put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total))))
 		nlmsg_free(skb);
 	else
 		send_event(skb, head);
@@ -102,10 +134,12 @@ void exmap_netlink_region_event(const struct exmap_region *region, u8 cmd)
 
 void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd)
 {
+	struct exmap_event event = about(cmd, snap->region);
+	struct sk_buff *skb;
 	void *head;
-	struct sk_buff *skb = begin_event(cmd, snap->region, &head);
 
-	log_event(cmd, snap->region, snap->id, 0);
+	event.snapshot = snap->id;
+	skb = begin_event(&event, &head);
 	if (!skb)
 		return;
 	if (exmap_netlink_put_range(skb, snap))
@@ -114,19 +148,47 @@ void exmap_netlink_snapshot_event(const struct exmap_snapshot *snap, u8 cmd)
 		send_event(skb, head);
 }
 
-/* @owner: the region whose queues have died with it, or NULL */
-void exmap_netlink_controller_event(u32 controller, int error, const struct exmap_region *owner)
+static int put_nonzero(struct sk_buff *skb, int attr, u32 value)
 {
-	const u8 cmd = EXMAP_GENL_CMD_CONTROLLER_LOST;
-	void *head;
-	struct sk_buff *skb = begin_event(cmd, owner, &head);
+	return value ? nla_put_u32(skb, attr, value) : 0;
+}
 
-	log_event(cmd, owner, 0, controller);
+/* @owner: the region whose queues have died with it, or NULL; @error: 0, or negative */
+void exmap_netlink_controller_event(u8 cmd, u32 controller, int error,
+				    const struct exmap_region *owner)
+{
+	struct exmap_event event = about(cmd, owner);
+	struct sk_buff *skb;
+	void *head;
+
+	event.controller = controller;
+	skb = begin_event(&event, &head);
 	if (!skb)
 		return;
-	if ((owner && nla_put_u32(skb, EXMAP_GENL_A_REGION, owner->id)) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_CONTROLLER, controller) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_ERROR, -error))
+	if (put_nonzero(skb, EXMAP_GENL_A_ERROR, -error))
+		nlmsg_free(skb);
+	else
+		send_event(skb, head);
+}
+
+void exmap_netlink_queue_event(u32 controller, u32 queue,
+			       const struct exmap_queue_failure *failure)
+{
+	struct exmap_event event = {
+		.cmd = EXMAP_GENL_CMD_QUEUE_ERROR,
+		.region = failure->region,
+		.pid = failure->pid,
+		.controller = controller,
+		.queue = queue,
+	};
+	void *head;
+	struct sk_buff *skb = begin_event(&event, &head);
+
+	if (!skb)
+		return;
+	if (put_nonzero(skb, EXMAP_GENL_A_COMMANDS, failure->commands) ||
+	    put_nonzero(skb, EXMAP_GENL_A_STATUS, failure->status) ||
+	    put_nonzero(skb, EXMAP_GENL_A_ERROR, -failure->error))
 		nlmsg_free(skb);
 	else
 		send_event(skb, head);
@@ -134,14 +196,13 @@ void exmap_netlink_controller_event(u32 controller, int error, const struct exma
 
 static void pool_event(const struct exmap_region *region, u8 cmd, u64 available)
 {
+	struct exmap_event event = about(cmd, region);
 	void *head;
-	struct sk_buff *skb = begin_event(cmd, region, &head);
+	struct sk_buff *skb = begin_event(&event, &head);
 
-	log_event(cmd, region, 0, 0);
 	if (!skb)
 		return;
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
-	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)) ||
+	if (exmap_netlink_put_u64(skb, EXMAP_GENL_A_POOL_PAGES, READ_ONCE(region->pool.total)) ||
 	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_AVAILABLE, available))
 		nlmsg_free(skb);
 	else
@@ -191,14 +252,10 @@ static void watch_pool(struct work_struct *work)
  */
 void exmap_netlink_watch(struct exmap_region *region)
 {
-	unsigned long interval, since;
-
 	if (delayed_work_pending(&region->watch))
 		return;
-	interval = msecs_to_jiffies(READ_ONCE(exmap_netlink_event_interval));
-	since = jiffies - READ_ONCE(region->watched);
 	queue_delayed_work(system_unbound_wq, &region->watch,
-			   since < interval ? interval - since : 0);
+			   exmap_netlink_wait(READ_ONCE(region->watched)));
 }
 
 void exmap_netlink_region_init(struct exmap_region *region)

@@ -174,8 +174,7 @@ static int put_pool(struct sk_buff *skb, struct exmap_region *region, u32 nr)
 
 int exmap_netlink_put_range(struct sk_buff *skb, const struct exmap_snapshot *snap)
 {
-	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, snap->region->id) ||
-	    nla_put_u32(skb, EXMAP_GENL_A_SNAPSHOT, snap->id) ||
+	if (nla_put_u32(skb, EXMAP_GENL_A_SNAPSHOT, snap->id) ||
 	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_START, snap->start) ||
 	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_COUNT, snap->nr_pages))
 		return -EMSGSIZE;
@@ -205,13 +204,14 @@ static int put_snapshot(struct sk_buff *skb, struct exmap_region *region, u32 nr
 	snap = find_snapshot(region, nr);
 	if (!snap || snap->id != nr)
 		goto out;
-	ret = exmap_netlink_put_range(skb, snap);
-	if (ret)
-		goto out;
-	if (exmap_netlink_put_u64(skb, EXMAP_GENL_A_RESERVE, READ_ONCE(snap->nr_reserve)) ||
+	if (nla_put_u32(skb, EXMAP_GENL_A_REGION, region->id) ||
+	    exmap_netlink_put_range(skb, snap) ||
+	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_RESERVE, READ_ONCE(snap->nr_reserve)) ||
 	    exmap_netlink_put_u64(skb, EXMAP_GENL_A_FRAMES, exmap_snapshot_frames(snap)) ||
 	    put_flag(skb, EXMAP_GENL_A_BROKEN, READ_ONCE(snap->broken)))
 		ret = -EMSGSIZE;
+	else
+		ret = 0;
 out:
 	up_read(&region->snapshots_lock);
 	return ret;

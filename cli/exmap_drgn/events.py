@@ -24,6 +24,7 @@ class Event(NamedTuple):
     pid: int | None
     snapshot: int | None
     controller: int | None
+    queue: int | None
 
 
 def for_each_exmap_event(prog: drgn.Program) -> Iterator[Event]:
@@ -43,6 +44,7 @@ def for_each_exmap_event(prog: drgn.Program) -> Iterator[Event]:
             int(event.pid) or None,
             int(event.snapshot) or None,
             int(event.controller) or None,
+            int(event.queue) or None,
         )
 
 

@@ -44,6 +44,8 @@ class Command(IntEnum):
     SNAPSHOT_BROKEN = 13
     SNAPSHOT_GONE = 14
     CONTROLLER_LOST = 15
+    CONTROLLER_BACK = 16
+    QUEUE_ERROR = 17
 
 
 # EXMAP_GENL_A_* in the order of their numbers, with pyroute2's names of their types
@@ -90,4 +92,7 @@ ATTRIBUTES = (
     ("EVENT_INTERVAL", "uint32"),
     ("CONTROLLER", "uint32"),
     ("ERROR", "uint32"),
+    ("QUEUE", "uint32"),
+    ("COMMANDS", "uint32"),
+    ("STATUS", "uint32"),
 )

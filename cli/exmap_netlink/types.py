@@ -94,8 +94,10 @@ class Event(NamedTuple):
     """Something that happened; what does not apply is None.
 
     `event` is one of region_created, region_gone, pool_low, pool_recovered, snapshot_created,
-    snapshot_broken, snapshot_gone and controller_lost. `controller` is segment << 16 | bus << 8 | device << 3
-    | function of a PCI address, `error` an errno.
+    snapshot_broken, snapshot_gone, controller_lost, controller_back and queue_error. `controller` is
+    segment << 16 | bus << 8 | device << 3 | function of a PCI address, `error` an errno, `queue` the id of a
+    queue at its controller, `commands` how many have failed, `status` what NVMe says of the last of them:
+    status code type << 8 | status code.
     """
 
     event: str
@@ -109,6 +111,9 @@ class Event(NamedTuple):
     count: int | None = None  # type: ignore[assignment]  # hides tuple.count
     controller: int | None = None
     error: int | None = None
+    queue: int | None = None
+    commands: int | None = None
+    status: int | None = None
 
 
 Value = TypeVar("Value", Region, Interface, Pool, Snapshot, Event)

@@ -243,7 +243,7 @@ def inspect_events(target: inspection.Target, as_json: JsonOption = False) -> No
     import exmap_drgn
 
     events = list(exmap_drgn.for_each_exmap_event(prog))
-    columns = ("number", "seconds", "event", "region", "pid", "snapshot", "controller")
+    columns = ("number", "seconds", "event", "region", "pid", "snapshot", "controller", "queue")
     rows = [
         [f"{part:.6f}" if isinstance(part, float) else "-" if part is None else part for part in event]
         for event in events

@@ -58,7 +58,7 @@ def monitor_command(timeout: TimeoutOption = None, as_json: LineOption = False) 
     """Print events as they come.
 
     Regions created and gone, pools low and recovered, snapshots created, broken and gone, NVMe
-    controllers lost. Needs root.
+    controllers lost and back, errors of their queues. Needs root.
     """
 
     def ready() -> None:
@@ -94,7 +94,7 @@ def tune_command(
         typer.Option(
             min=10,
             max=3600000,
-            help="Milliseconds between two pool events of a region, at least; for all regions.",
+            help="Milliseconds between two pool events of a region, or errors of a queue, at least.",
             show_default=False,
         ),
     ] = None,

@@ -160,15 +160,24 @@ void exmap_nvme_channel_push(struct exmap_nvme_channel *ch, u8 opcode, u64 pos, 
 	trace_exmap_nvme_submit(exmap_nvme_controller_id(ctrl), ch->pair.qid, id, opcode, pos, len);
 }
 
+static void note_failure(struct exmap_nvme_channel *ch, u32 commands, u16 status)
+{
+	const struct exmap_queue_failure failure = { .commands = commands, .status = status };
+
+	exmap_nvme_note_failure(ch->pair.ctrl, ch->pair.qid, &failure);
+}
+
 static void end_command(struct exmap_nvme_channel *ch, u16 id, u16 status)
 {
 	struct command_slot *slot = &ch->slots[id];
 
-	*slot->ret = status >> 1 & 0x7ff ? -EIO : slot->len;
+	*slot->ret = status ? -EIO : slot->len;
 	slot->ret = NULL;
 	ch->ids[ch->nr_ids++] = id;
+	if (status)
+		note_failure(ch, 1, status);
 	trace_exmap_nvme_complete(exmap_nvme_controller_id(ch->pair.ctrl), ch->pair.qid, id,
-				  status >> 1 & 0x7ff, in_flight(ch));
+				  status, in_flight(ch));
 }
 
 /*
@@ -198,7 +207,7 @@ static bool reap(struct exmap_nvme_channel *ch)
 		dma_rmb(); /* the phase tag is written last */
 		id = READ_ONCE(cqe->command_id);
 		if (id < max_commands(ch) && ch->slots[id].ret)
-			end_command(ch, id, status);
+			end_command(ch, id, status >> 1 & 0x7ff);
 		found = true;
 		ch->unacked++;
 		if (++ch->head == ch->pair.depth) {
@@ -215,6 +224,7 @@ static void lose_commands(struct exmap_nvme_channel *ch)
 {
 	u16 id;
 
+	note_failure(ch, in_flight(ch), 0);
 	for (id = 0; id < max_commands(ch); id++) {
 		if (ch->slots[id].ret)
 			*ch->slots[id].ret = -EIO;

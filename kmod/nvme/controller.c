@@ -337,6 +337,8 @@ int exmap_nvme_controller_start(struct exmap_nvme_controller *ctrl)
 		ctrl->state = EXMAP_NVME_LIVE;
 	exmap_nvme_block_unmap(ctrl, &ctrl->admin.data);
 	exmap_nvme_block_free(&ctrl->admin.data);
+	if (!ret)
+		exmap_nvme_tell_back(ctrl);
 	return ret;
 }
 
@@ -348,8 +350,7 @@ void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error)
 		return;
 	disable_controller(ctrl);
 	trace_exmap_nvme_reset(exmap_nvme_controller_id(ctrl), error);
-	exmap_netlink_controller_event(exmap_nvme_controller_id(ctrl), error,
-				       ctrl->owner ? ctrl->owner->region : NULL);
+	exmap_nvme_tell_lost(ctrl, error);
 	ctrl->state = EXMAP_NVME_DOWN;
 	exmap_nvme_channels_drop(ctrl);
 	exmap_nvme_queue_drop_all(ctrl, error);
@@ -402,6 +403,8 @@ void exmap_nvme_controller_stop(struct exmap_nvme_controller *ctrl)
 		shut_down(ctrl);
 		exmap_nvme_controller_fail(ctrl, -ENODEV);
 	}
+	/* one that was at rest has not failed */
+	exmap_nvme_tell_lost(ctrl, -ENODEV);
 	detach_pools(ctrl);
 	ctrl->state = EXMAP_NVME_GONE;
 	mutex_unlock(&ctrl->lock);

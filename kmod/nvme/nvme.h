@@ -26,6 +26,7 @@
 #include <linux/pci.h>
 
 #include "exmap.h"
+#include "uapi/exmap_netlink.h"
 
 #define EXMAP_NVME_QUEUES	64	/* I/O queues of a controller, at most */
 #define EXMAP_NVME_ADMIN_DEPTH	32
@@ -155,6 +156,10 @@ enum exmap_nvme_state {
  * @exclusive: there is to be no other
  * @channels: that the kernel drives
  * @nr_channels: how many of them are alive
+ * @failures_lock: protects @failures; the innermost
+ * @failures: of queues by their id, since @told
+ * @told: when failures were told, in jiffies
+ * @teller: tells them
  */
 struct exmap_nvme_controller {
 	struct kref ref;
@@ -189,6 +194,10 @@ struct exmap_nvme_controller {
 	bool exclusive;
 	struct exmap_nvme_channel *channels[EXMAP_NVME_CHANNELS];
 	unsigned int nr_channels;
+	spinlock_t failures_lock;	/* see above */
+	struct exmap_queue_failure failures[EXMAP_NVME_QUEUES + 1];
+	unsigned long told;
+	struct delayed_work teller;
 };
 
 /**
@@ -236,7 +245,7 @@ void exmap_nvme_controller_rest(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_command *cmd,
 				u32 *result);
 
-/* What tracepoints call a controller: segment, bus, and device with function, as in its address. */
+/* What tracepoints and events call a controller: segment, bus, device with function. */
 static inline u32 exmap_nvme_controller_id(const struct exmap_nvme_controller *ctrl)
 {
 	return (u32)pci_domain_nr(ctrl->pdev->bus) << 16 | ctrl->pdev->bus->number << 8 |
@@ -262,6 +271,15 @@ static inline u64 exmap_nvme_doorbell_bytes(const struct exmap_nvme_queue *queue
 
 	return round_down(last, PAGE_SIZE) + PAGE_SIZE - exmap_nvme_doorbell_start(queue);
 }
+
+/* event.c */
+void exmap_nvme_tell_lost(struct exmap_nvme_controller *ctrl, int error);
+void exmap_nvme_tell_back(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_note_failure(struct exmap_nvme_controller *ctrl, u16 qid,
+			     const struct exmap_queue_failure *failure);
+void exmap_nvme_events_init(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_events_flush(struct exmap_nvme_controller *ctrl);
+void exmap_nvme_events_exit(void);
 
 /* shadow.c */
 bool exmap_nvme_shadow_offered(const struct exmap_nvme_controller *ctrl);

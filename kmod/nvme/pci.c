@@ -179,6 +179,7 @@ static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	kref_init(&ctrl->ref);
 	mutex_init(&ctrl->lock);
 	INIT_LIST_HEAD(&ctrl->queues);
+	exmap_nvme_events_init(ctrl);
 	ctrl->pdev = pdev;
 	ret = take_controller(ctrl);
 	if (ret) {
@@ -197,6 +198,7 @@ static void give_back(struct pci_dev *pdev)
 	struct exmap_nvme_controller *ctrl = pci_get_drvdata(pdev);
 
 	exmap_nvme_controller_stop(ctrl);
+	exmap_nvme_events_flush(ctrl);
 	down_write(&controllers_lock);
 	list_del(&ctrl->node);
 	up_write(&controllers_lock);
@@ -260,4 +262,5 @@ int exmap_nvme_init(void)
 void exmap_nvme_exit(void)
 {
 	pci_unregister_driver(&exmap_nvme_driver);
+	exmap_nvme_events_exit();
 }

@@ -56,13 +56,26 @@ static void disown(struct exmap_nvme_controller *ctrl)
 	ctrl->owner = NULL;
 }
 
+static void note_death(struct exmap_nvme_queue *queue, int error)
+{
+	const struct exmap_queue_failure failure = {
+		.error = error,
+		.region = queue->region->id,
+		.pid = queue->region->pid,
+	};
+
+	exmap_nvme_note_failure(queue->pair.ctrl, queue->pair.qid, &failure);
+}
+
 /* The controller has been reset. */
 void exmap_nvme_queue_drop_all(struct exmap_nvme_controller *ctrl, int error)
 {
 	struct exmap_nvme_queue *queue, *next;
 
-	list_for_each_entry_safe(queue, next, &ctrl->queues, node)
+	list_for_each_entry_safe(queue, next, &ctrl->queues, node) {
+		note_death(queue, error);
 		drop_queue(queue, error);
+	}
 	disown(ctrl);
 }
 

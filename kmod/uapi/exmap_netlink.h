@@ -59,6 +59,19 @@
  *	CONTROLLER_LOST	an NVMe controller has failed, or was reset, given back or
  *			unplugged, and its queues are dead: CONTROLLER, ERROR (EIO
  *			or ENODEV), and of the region that owned it REGION, PID
+ *	CONTROLLER_BACK	one that was lost works again, since it was bound to
+ *			exmap-nvme again, or started for who uses it next:
+ *			CONTROLLER
+ *	QUEUE_ERROR	of a queue that the kernel drives commands have failed:
+ *			CONTROLLER, QUEUE, COMMANDS (how many), STATUS of the last
+ *			that the controller has completed, if it has; or a queue is
+ *			dead, for its owner's region REGION, PID: CONTROLLER, QUEUE,
+ *			ERROR (as above).  Or both.  What becomes of the commands of
+ *			an owner he sees, and not the kernel.
+ *
+ * LOST and BACK follow each other for each address, while the module is loaded.
+ * A reset that the owner has asked for is told as any other.  Errors of a queue
+ * are added up, and told once in EVENT_INTERVAL at most.
  *
  * A pool is looked at when an interface fetches frames from it and few are left,
  * then until it has recovered, once in EVENT_INTERVAL at most; so one region
@@ -95,7 +108,9 @@ enum exmap_genl_cmd {
 	EXMAP_GENL_CMD_SNAPSHOT_BROKEN	= 13,
 	EXMAP_GENL_CMD_SNAPSHOT_GONE	= 14,
 	EXMAP_GENL_CMD_CONTROLLER_LOST	= 15,
-	/* 16 to 23 are reserved for NVMe controllers and queue pairs */
+	EXMAP_GENL_CMD_CONTROLLER_BACK	= 16,
+	EXMAP_GENL_CMD_QUEUE_ERROR	= 17,
+	/* 18 to 23 are reserved for NVMe controllers and queue pairs */
 };
 
 enum exmap_genl_attr {
@@ -141,7 +156,10 @@ enum exmap_genl_attr {
 	EXMAP_GENL_A_EVENT_INTERVAL	= 39,	/* u32, milliseconds */
 	EXMAP_GENL_A_CONTROLLER		= 40,	/* u32: segment << 16 | bus << 8 | devfn */
 	EXMAP_GENL_A_ERROR		= 41,	/* u32: errno */
-	/* 42 to 63 are reserved for NVMe controllers and queue pairs */
+	EXMAP_GENL_A_QUEUE		= 42,	/* u32: its id at the controller */
+	EXMAP_GENL_A_COMMANDS		= 43,	/* u32 */
+	EXMAP_GENL_A_STATUS		= 44,	/* u32: status code type << 8 | status code */
+	/* 45 to 63 are reserved for NVMe controllers and queue pairs */
 };
 
 #endif /* _UAPI_EXMAP_NETLINK_H */

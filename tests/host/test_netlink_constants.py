@@ -10,7 +10,8 @@ import pytest
 from exmap_netlink import constants
 from exmap_netlink.message import ExmapMessage, decode
 
-HEADER = (Path(__file__).resolve().parents[2] / "kmod/uapi/exmap_netlink.h").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = (ROOT / "kmod/uapi/exmap_netlink.h").read_text()
 
 
 def enumerators(prefix: str) -> dict[str, int]:
@@ -20,6 +21,14 @@ def enumerators(prefix: str) -> dict[str, int]:
 
 def test_commands_are_the_headers() -> None:
     assert enumerators("EXMAP_GENL_CMD_") == {command.name: command.value for command in constants.Command}
+
+
+@pytest.mark.parametrize("event", [c.name.lower() for c in constants.Command if "_" in c.name and c > 7])
+def test_every_event_is_documented_and_awaited_by_a_test(event: str) -> None:
+    assert event in (exmap_netlink.Event.__doc__ or "")
+    assert re.search(rf"^ \*\t(\w+, )*{event.upper()}\b", HEADER, re.MULTILINE)
+    tests = [path.read_text() for path in (ROOT / "tests/vm").glob("test_netlink*.py")]
+    assert any(f'"{event}"' in text for text in tests)
 
 
 def test_attributes_are_the_headers() -> None:

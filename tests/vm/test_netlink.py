@@ -23,8 +23,8 @@ from exmap_netlink import (
     NetlinkFailed,
 )
 from netlink_behaviour import DEVICE, SnapshotRegion, as_user, device_of
-from netlink_raw import NETLINK_GENERIC, dump, family_number
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
+from netlink_raw import NETLINK_GENERIC, dump, family_number, read_some, start_dump
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
 
 import libexmap
 
@@ -148,6 +148,24 @@ def test_a_dump_of_interfaces_resumes_within_a_region(client: Client) -> None:
         assert len({itf.interface for itf in client.interfaces(second)}) == 151
 
 
+def test_a_dump_of_snapshots_says_so_if_they_have_changed_meanwhile(client: Client) -> None:
+    """The first part of an answer is made when it is asked for, the rest when that is read."""
+    region = SnapshotRegion(pages=512, pool=64)
+    fds = [region.snapshot() for _ in range(100)]
+    number = ours(client)
+    assert dump(family_number(), Command.SNAPSHOT_GET) == ([number] * 100, False)
+    for change in (lambda: fds.append(region.snapshot()), lambda: os.close(fds.pop(0))):
+        with start_dump(family_number(), Command.SNAPSHOT_GET) as sock:
+            change()
+            messages = read_some(sock)
+            while messages[-1][0] != NLMSG_DONE:
+                messages += read_some(sock)
+        assert any(flags & NLM_F_DUMP_INTR for _, flags, _ in messages)
+    for fd in fds:
+        os.close(fd)
+    region.close()
+
+
 def test_settings_change_the_region_and_all_or_nothing(client: Client) -> None:
     with open_region() as owner:
         number = ours(client)
@@ -168,27 +186,75 @@ def locked_kib(pid: int) -> int:
     return int(match.group(1))
 
 
-def test_the_owner_is_charged_for_a_pool_that_an_administrator_has_grown(client: Client) -> None:
-    reader, writer = os.pipe()
+@contextlib.contextmanager
+def owner_in(group: Path | None = None) -> Iterator[tuple[int, int]]:
+    """A process, in a control group, that has a region, and a descriptor of that."""
+    ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            region = open_region()
-            os.write(writer, b"!")
+            if group:
+                (group / "cgroup.procs").write_text("0")
+            region = SnapshotRegion(pages=4096, pool=256)
+            socket.send_fds(theirs, [b"!"], [region.fd])
             signal.pause()
-            region.close()
         os._exit(1)
+    with ours, theirs:
+        _, [fd], _, _ = socket.recv_fds(ours, 1, 1)
+        try:
+            yield child, fd
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(fd)
+
+
+def region_of(client: Client, pid: int) -> int:
+    return next(region.region for region in client.regions() if region.pid == pid)
+
+
+def test_the_owner_is_charged_for_a_pool_that_an_administrator_has_grown(client: Client) -> None:
+    with owner_in() as (owner, _):
+        before = locked_kib(owner), locked_kib(os.getpid())
+        client.set(region_of(client, owner), pool_pages=256 + 1000)
+        assert (locked_kib(owner), locked_kib(os.getpid())) == (before[0] + 4000, before[1])
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A memory control group."""
+    root = Path("/sys/fs/cgroup")
+    if not (root / "cgroup.subtree_control").exists() or not (root / "memory.stat").exists():
+        pytest.skip("no cgroup v2 with a memory controller at /sys/fs/cgroup")
+    (root / "cgroup.subtree_control").write_text("+memory")
+    path = root / "exmap-netlink"
+    path.mkdir()
+    yield path
+    path.rmdir()
+
+
+def test_so_is_the_owners_control_group(client: Client, group: Path) -> None:
+    with owner_in(group) as (owner, _):
+        before = int((group / "memory.current").read_text())
+        client.set(region_of(client, owner), pool_pages=256 + 10000)
+        assert int((group / "memory.current").read_text()) - before > 9000 * 4096
+
+
+def test_a_region_whose_process_is_gone_is_dead_and_not_to_be_changed(client: Client) -> None:
+    with owner_in() as (owner, fd):
+        number = region_of(client, owner)
+        assert not client.region(number).dead
+        kept = os.dup(fd)
     try:
-        assert os.read(reader, 1) == b"!"
-        number = next(region.region for region in client.regions() if region.pid == child)
-        before = locked_kib(child), locked_kib(os.getpid())
-        client.set(number, pool_pages=256 + 1000)
-        assert (locked_kib(child), locked_kib(os.getpid())) == (before[0] + 4000, before[1])
+        # the address space may outlive its process for a moment
+        end = time.monotonic() + 20
+        while not client.region(number).dead:
+            assert time.monotonic() < end
+        with pytest.raises(NetlinkFailed) as raised:
+            client.set(number, pool_pages=512)
+        assert raised.value.errno == errno.EPROTO
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(reader)
-        os.close(writer)
+        os.close(kept)
 
 
 def ask_regions() -> list[int]:
@@ -344,11 +410,17 @@ def test_events_tell_the_life_of_a_region_and_its_pool(client: Client) -> None:
             assert until(events, "region_created")[-1] == Event(
                 "region_created", number, os.getpid(), interfaces=2, pool_pages=256
             )
-            owner[0].alloc(range(250))
+            owner[0].alloc(range(240))
+            assert not client.pool(number).low
+            owner[0].alloc(range(240, 250))
             low = until(events, "pool_low")[-1]
             assert (low.region, low.pool_pages, low.available) == (number, 256, 6)
             assert client.pool(number).low
-            owner[0].free(range(250), lazy=True)
+            # more than a sixteenth, and less than an eighth
+            owner[0].free(range(20))
+            time.sleep(0.5)
+            assert client.pool(number).low
+            owner[0].free(range(20, 250), lazy=True)
             assert until(events, "pool_recovered")[-1].available == 256
             assert not client.pool(number).low
         assert [event.event for event in until(events, "region_gone")] == ["region_gone"]

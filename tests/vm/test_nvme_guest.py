@@ -9,9 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from exmapctl.app import app
-from exmapctl.controllers import list_controllers
-from exmapctl.machine import Machine
-from nvme_device import DRIVER, owned_controller
+from nvme_device import BAD_READ, BAD_WRITE, DRIVER, bad_controller, owned_controller
 from typer.testing import CliRunner
 
 from libexmap import Region, TransferFailed
@@ -108,13 +106,8 @@ def test_identify_and_smart_ask_the_controller(released: tuple[str, str]) -> Non
 
 @pytest.fixture
 def bad_disk() -> Iterator[str]:
-    """The controller of the disk with bad blocks (ci/vm.py), in the hands of exmap-nvme."""
-    found = [c.address for c in list_controllers(Machine.here()) if c.serial == "exmap3"]
-    if not found:
-        pytest.skip("there is no disk with bad blocks")
-    exmapctl_json("nvme", "take", found[0])
-    yield found[0]
-    exmapctl_json("nvme", "release", found[0])
+    with bad_controller() as address:
+        yield address
 
 
 def test_a_bad_block_fails_its_own_command_alone(bad_disk: str) -> None:
@@ -122,7 +115,7 @@ def test_a_bad_block_fails_its_own_command_alone(bad_disk: str) -> None:
         region[0].alloc(range(64))
         with region.nvme(bad_disk) as queue:
             blocks = 4096 // queue.lba_size
-            unreadable, unwritable = (8 << 20) // queue.lba_size, (12 << 20) // queue.lba_size
+            unreadable, unwritable = BAD_READ // queue.lba_size, BAD_WRITE // queue.lba_size
             queue.submit("read", range(3), [unreadable + n * blocks for n in (-1, 0, 1)])
             assert queue.wait(min=3).errors.tolist() == [1]
             with pytest.raises(TransferFailed):
