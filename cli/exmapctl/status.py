@@ -16,6 +16,8 @@ __all__ = ["INFO", "IOCTL_INFO", "Abi", "Status", "read_status", "run", "status_
 
 # uapi/exmap.h: struct exmap_info up to what is asked for here, and its size
 IOCTL_INFO = 0xC0806B10
+# where the driver has links to its devices
+TAKEN = "/sys/bus/pci/drivers/exmap-nvme"
 INFO = struct.Struct("=8xIIQ")
 CHUNK_PAGES = struct.Struct("=I")
 CHUNK_PAGES_OFFSET, INFO_BYTES = 68, 128
@@ -31,32 +33,42 @@ class Abi(NamedTuple):
 
 
 class Status(NamedTuple):
-    """The module as the kernel shows it; `abi` is None if /dev/exmap could not be asked."""
+    """The module as the kernel shows it; `abi` is None if /dev/exmap could not be asked.
 
+    `devices` are the PCI addresses of the NVMe controllers that were taken.
+    """
+
+    kernel: str
     loaded: bool
     version: str
     references: int
     parameters: dict[str, str]
     abi: Abi | None
     users: list[User]
+    devices: list[str]
 
 
 def read_status(machine: Machine) -> Status:
     """Read what the kernel shows of the module; all empty if it is not loaded."""
     sysfs = "/sys/module/exmap"
     return Status(
+        kernel=machine.release,
         loaded=machine.module_loaded,
         version=machine.read(f"{sysfs}/version"),
         references=int(machine.read(f"{sysfs}/refcnt") or 0),
         parameters=read_parameters(machine, f"{sysfs}/parameters"),
         abi=ask_abi(machine) if machine.module_loaded else None,
         users=find_users(machine) if machine.module_loaded else [],
+        devices=sorted(path.name for path in machine.path(TAKEN).glob("*:*:*.*")),
     )
 
 
 def status_rows(status: Status) -> list[tuple[str, object]]:
     """Lay a status out for people."""
-    rows: list[tuple[str, object]] = [("loaded", "yes" if status.loaded else "no")]
+    rows: list[tuple[str, object]] = [
+        ("kernel", status.kernel),
+        ("loaded", "yes" if status.loaded else "no"),
+    ]
     if not status.loaded:
         return rows
     rows += [("version", status.version), ("references", status.references)]
@@ -67,6 +79,7 @@ def status_rows(status: Status) -> list[tuple[str, object]]:
         (f"user {user.pid}", f"{user.name}: {user.descriptors} descriptors, {user.mappings} mappings")
         for user in status.users
     ]
+    rows += [(f"device {address}", "taken from the stock NVMe driver") for address in status.devices]
     return rows
 
 

@@ -13,7 +13,7 @@ from exmapctl.errors import (
     ModuleNotLoadedError,
 )
 from exmapctl.machine import CAP_IPC_LOCK, CAP_SYS_RAWIO, Machine
-from exmapctl.status import read_status
+from exmapctl.status import read_status, status_rows
 from exmapctl.users import User, find_users
 
 RELEASE = "6.12.95+deb12-amd64"
@@ -240,8 +240,15 @@ def test_status_reads_what_the_kernel_shows(tmp_path: Path) -> None:
     put(tmp_path, "sys/module/exmap/version", "0.1.0\n")
     put(tmp_path, "sys/module/exmap/refcnt", "3\n")
     put(tmp_path, "sys/module/exmap/parameters/flush_threshold", "8192\n")
+    for name in ("0000:00:05.0", "0000:00:04.0", "bind", "module"):
+        put(tmp_path, f"sys/bus/pci/drivers/exmap-nvme/{name}")
     hold_device(tmp_path, 42)
     status = read_status(Machine(tmp_path, RELEASE))
+    assert status.kernel == RELEASE
+    assert status.devices == ["0000:00:04.0", "0000:00:05.0"]
+    shown = dict(status_rows(status))
+    assert (shown["kernel"], shown["version"]) == (RELEASE, "0.1.0")
+    assert {"device 0000:00:04.0", "user 42", "parameter flush_threshold"} <= set(shown)
     assert (status.loaded, status.version, status.references) == (True, "0.1.0", 3)
     assert status.parameters == {"flush_threshold": "8192"}
     assert [user.pid for user in status.users] == [42]
