@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "exdb.h"
 #include "exmap_user.h"
 
@@ -34,14 +35,6 @@ struct share {
 	pthread_t thread;
 	bool stop;
 };
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			abort(); \
-		} \
-	} while (0)
 
 static struct exdb *open_db(const char *path, unsigned int workers, bool create, int *fd)
 {

@@ -13,17 +13,10 @@
 #include <unistd.h>
 
 #include "buffer.h"
+#include "check.h"
 #include "node.h"
 
 #define PAGES	200u	/* more than there are frames */
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			abort(); \
-		} \
-	} while (0)
 
 enum call {
 	CALL_ALLOC,

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "commit.h"
 
 #define EVENTS	200000u
@@ -25,14 +26,6 @@
 #define WRITERS	2u
 #define PART	3u	/* keys that one transaction changes */
 #define LIVES	5u	/* runs, each from a state that a crash of the last one left */
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			abort(); \
-		} \
-	} while (0)
 
 enum event_kind {
 	EVENT_WRITE,

@@ -14,18 +14,11 @@
 #include <unistd.h>
 
 #include "btree.h"
+#include "check.h"
 
 #define ROWS	4000u
 #define KEPT	10u	/* every tenth row stays */
 #define STEP	2377u	/* prime to ROWS */
-
-#define CHECK(condition) \
-	do { \
-		if (!(condition)) { \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			abort(); \
-		} \
-	} while (0)
 
 static struct exdb *db;
 static uint64_t root;

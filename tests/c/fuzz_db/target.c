@@ -15,24 +15,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../check.h"
 #include "buffer.h"
 #include "exmap_user.h"
 #include "log.h"
+#include "meta.h"
 #include "node.h"
 
 #define ROWS		240u
 #define BATCH		40u
 #define TEXT		200u
-#define META_COPIES	2u
 #define TABLES		2u
-
-#define CHECK(condition)                                                              \
-	do {                                                                          \
-		if (!(condition)) {                                                   \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-			abort();                                                      \
-		}                                                                     \
-	} while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -42,17 +35,6 @@ struct change {
 	uint8_t how;
 	uint8_t width;
 	uint16_t value;
-};
-
-/* What of page 0 is needed to find the log: see meta.c. */
-struct meta {
-	struct page_header header;
-	uint32_t format;
-	uint32_t page_size;
-	uint32_t log_blocks;
-	uint32_t log_id;
-	uint64_t sequence;
-	uint64_t lsn;
 };
 
 /* A database as a kill left it: what input after input changes a copy of. */
@@ -250,7 +232,7 @@ static void apply(uint8_t *page, const struct change *c)
 
 static void seal_log(uint8_t *pages)
 {
-	const struct meta *meta = (const void *)pages;
+	const struct meta_page *meta = (const void *)pages;
 	struct log log = { .size = (uint64_t)meta->log_blocks * PAGE_SIZE, .id = meta->log_id };
 	uint8_t *ring = pages + META_COPIES * PAGE_SIZE;
 	uint64_t lsn = meta->lsn;
