@@ -24,11 +24,12 @@ TOLERANCE = 1.10
 COMMITTED = kernels.ROOT / "docs/bench"
 METRICS = ("instructions_per_op", "instructions_per_io")
 # of others, which are measured for comparison
-FOREIGN = ("how=m", "how=p", "path=pread", "path=uring")
+FOREIGN = ("how=m", "how=p", "how=f", "how=u", "path=pread", "path=uring")
 # what a bench needs besides its name: of ci/vm, and of exmapctl
 GUESTS: dict[str, tuple[list[str], list[str]]] = {
     "pages": (["--memory", "8G"], []),
     "presence": (["--memory", "8G"], []),
+    "snapshot": (["--memory", "9G"], ["--sizes", "1GiB"]),
     "nvme": (
         ["--nvme", "256M", "--iommu", "--append", "iommu=pt"],
         ["/dev/nvme0n1", "--overwrite", "--depths", "1,32"],

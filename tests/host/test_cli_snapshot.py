@@ -246,6 +246,20 @@ def test_each_way_has_a_case_of_its_own() -> None:
     assert ("unmap_ms", "ms", 2, 4, 2) in laid[name]
 
 
+def test_counted_instructions_are_of_operations_and_stand_beside_forks() -> None:
+    rounds = [Figures({}, instructions={"freeze": n}) for n in (9.0, 1.0, 5.0)]
+    ours = Figures.summary(rounds)
+    records = list(compare(GIB, {OURS: ours, FORK: Figures({}, instructions={"freeze": 50.0})}))
+    jsonschema.validate(plain(records), json.loads(SCHEMA.read_text()))
+    assert [(record.case, record.metric, record.value, record.ratio) for record in records] == [
+        (f"{GIB},op=freeze", "instructions_per_op", 5, 10),
+        (f"{GIB},how=fork,op=freeze", "instructions_per_op", 50, 1),
+    ]
+    assert tables(records) == {
+        str(GIB): [("instructions_per_op (freeze)", "instructions/op", 5, 50, 10)],
+    }
+
+
 def good_records() -> list[Record]:
     """Figures that just reach all targets."""
     case = "size=1GiB,writers=1"

@@ -40,6 +40,9 @@ writer_shootdowns       TLB interrupts on the writers' CPUs from the return of t
 writer_shootdowns_scan  the same in the run with the scan
 writer_faults           page faults of the writers in the run with the scan
 copies                  pages copied for the snapshot; the ratio is to fork's writer_faults
+instructions_per_op     only where time counts instructions (EXMAP_ICOUNT), on the one CPU that there is then:
+                        op=freeze and op=drop of a memory that nobody writes, and op=write, a transaction of
+                        the writer with its copies, from the freeze on, while nobody looks at the copy
 
 Nothing is reported before it is known to be right. The words of a page sum to zero after every transaction:
 of a copy at most one page for each writer may not, that of the transaction under way. And before anything is
@@ -54,7 +57,7 @@ from statistics import median
 from typing import Any
 
 from exmapctl._bench import ffi, lib
-from exmapctl.bench.measure import Timing, check
+from exmapctl.bench.measure import Timing, check, counts_instructions
 from exmapctl.errors import BenchFailedError
 
 __all__ = [
@@ -148,11 +151,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run, or the median of several, says: figures by metric, and the timeline of a run."""
+    """What one run, or the median of several, says: figures by metric, and the timeline of a run.
+
+    `instructions` are those of an operation, by its name, where they are counted.
+    """
 
     values: dict[str, float]
     timeline: list[int] = field(default_factory=list)
     marks_ms: tuple[float, ...] = ()
+    instructions: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def summary(cls, runs: "Sequence[Figures]") -> "Figures":
@@ -161,7 +168,8 @@ class Figures:
         for metric in runs[0].values:
             found = [run.values[metric] for run in runs]
             values[metric] = min(found) if metric in LEAST else median(found)
-        return cls(values, runs[-1].timeline, runs[-1].marks_ms)
+        instructions = {op: median(run.instructions[op] for run in runs) for op in runs[0].instructions}
+        return cls(values, runs[-1].timeline, runs[-1].marks_ms, instructions)
 
 
 class Orders:
@@ -267,7 +275,15 @@ def measure_run(
         values["writer_shootdowns_scan"] = float(result.shootdowns)
     marks = (result.frozen_ns, result.frozen_ns + result.freeze_ns, result.scanned_ns, result.dropped_ns)
     timeline = list(result.timeline[0 : result.buckets])
-    return Figures(values, timeline, tuple(mark / 1e6 for mark in marks))
+    instructions = {}
+    if counts_instructions():
+        written = quiet.phases[PHASES["scan"]]
+        instructions = {
+            "freeze": freeze_us * 1e3,
+            "drop": drop_idle_ms * 1e6,
+            "write": written.wall_ns / written.ops,
+        }
+    return Figures(values, timeline, tuple(mark / 1e6 for mark in marks), instructions)
 
 
 def phase_values(result: Any) -> dict[str, float]:

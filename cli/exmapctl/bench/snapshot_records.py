@@ -44,6 +44,10 @@ def compare(case: Case, figures: dict[Way, Figures]) -> Iterator[Record]:
     """Yield the records of all ways of a case, each compared with fork."""
     base = figures[FORK].values
     for way, own in figures.items():
+        for op, count in own.instructions.items():
+            name = f"{case_name(case, way)},op={op}"
+            ratio = figures[FORK].instructions[op] / count
+            yield Record("snapshot", name, "instructions_per_op", "instructions/op", count, "fork", ratio)
         for metric, value in own.values.items():
             other = metric
             if metric in STAND_INS and (way == FORK or (way.how != "exmap" and metric == "unmap_ms")):
@@ -64,13 +68,15 @@ def tables(records: Sequence[Record]) -> dict[str, list[tuple[object, ...]]]:
     """Put the figures of each case beside fork's, below COLUMNS."""
     found: dict[str, list[tuple[object, ...]]] = {}
     for record in records:
-        if record.case.endswith(",how=fork"):
+        case, _, op = record.case.partition(",op=")
+        if case.endswith(",how=fork"):
             continue
-        size_and_writers = ",".join(record.case.split(",")[:2])
+        size_and_writers = ",".join(case.split(",")[:2])
         metric = record.baseline.partition(":")[2] or record.metric
-        base = find(records, f"{size_and_writers},how=fork", metric)
-        row = (record.metric, record.unit, record.value, base.value if base else "-", record.ratio)
-        found.setdefault(record.case, []).append(row)
+        base = find(records, f"{size_and_writers},how=fork" + (f",op={op}" if op else ""), metric)
+        name = f"{record.metric} ({op})" if op else record.metric
+        row = (name, record.unit, record.value, base.value if base else "-", record.ratio)
+        found.setdefault(case, []).append(row)
     return found
 
 
