@@ -29,7 +29,11 @@ __all__ = [
 ]
 
 # The kernel hands PATH on to init, which finds our stand-ins for what it need not run.
-DEBUG_APPEND = ("page_table_check=on", f"PATH={ROOT}/ci/debug/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+DEBUG_APPEND = (
+    "page_table_check=on",
+    "null_blk.nr_devices=0",
+    f"PATH={ROOT}/ci/debug/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
 
 
 class KernelMissing(Exception):

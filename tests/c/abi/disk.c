@@ -10,7 +10,8 @@
 
 /* from 6.2 on this is also the name of the disk */
 #define NAME "exmapdisk"
-#define CONFIG "/sys/kernel/config/nullb/" NAME
+#define DISKS "/sys/kernel/config/nullb"
+#define CONFIG DISKS "/" NAME
 #define DEVICE_PAGES 1024
 #define SECTORS 8 /* in a page */
 
@@ -57,17 +58,23 @@ static int open_disk(int flags)
 	return -1;
 }
 
+/* The driver is a module, or part of a debug kernel. */
+static void need_driver(void)
+{
+	if (access("/sys/module/null_blk", F_OK) && system("modprobe -q null_blk nr_devices=0")) {
+		puts("this kernel has no null_blk");
+		_exit(SKIP);
+	}
+	if (access(DISKS, F_OK))
+		CHECK(!mount("none", "/sys/kernel/config", "configfs", 0, NULL));
+}
+
 int null_disk(const char *completion_ns, int flags)
 {
 	char *content = aligned_alloc(PAGE, DEVICE_PAGES * PAGE);
 	int fd, i;
 
-	if (system("modprobe -q null_blk nr_devices=0")) {
-		puts("this kernel has no null_blk");
-		_exit(SKIP);
-	}
-	if (access("/sys/kernel/config/nullb", F_OK))
-		CHECK(!mount("none", "/sys/kernel/config", "configfs", 0, NULL));
+	need_driver();
 	rmdir(CONFIG);
 	CHECK(!mkdir(CONFIG, 0755));
 	/* only the process that made it, not its children */
