@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import fnmatch
 import hashlib
 import os
 import subprocess
@@ -46,13 +45,17 @@ class ModuleBuildFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel that can be booted, and what builds modules for it."""
+    """A kernel that can be booted, and what builds modules for it.
+
+    kdir is a path inside of chroot, if there is one.
+    """
 
     name: str
     release: str
     image: Path
     kdir: Path
     append: tuple[str, ...] = ()
+    chroot: Path | None = None
 
 
 def matrix() -> dict[str, dict[str, object]]:
@@ -67,16 +70,19 @@ def _version_key(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in digits.split())
 
 
-def installed(pattern: str, modules: Path = Path("/lib/modules"), boot: Path = Path("/boot")) -> list[str]:
+def _has_headers(modules: Path, root: Path) -> bool:
+    build = modules / "build"
+    target = build.readlink() if build.is_symlink() else Path()
+    # an absolute link in a chroot is meant from its root on
+    return (root / target.relative_to("/")).exists() if target.is_absolute() else build.exists()
+
+
+def installed(pattern: str, root: Path = Path("/")) -> list[str]:
     """Return the releases with image and headers that match, newest last."""
-    if not modules.is_dir():
-        return []
     found = [
         entry.name
-        for entry in modules.iterdir()
-        if fnmatch.fnmatch(entry.name, pattern)
-        and (entry / "build").exists()
-        and (boot / f"vmlinuz-{entry.name}").exists()
+        for entry in (root / "usr/lib/modules").glob(pattern)
+        if (root / f"boot/vmlinuz-{entry.name}").exists() and _has_headers(entry, root)
     ]
     return sorted(found, key=_version_key)
 
@@ -88,6 +94,17 @@ def _find_packaged(name: str, entry: dict[str, object]) -> Kernel:
         raise KernelMissing(f"kernel {name} is not installed: run 'make setup'")
     release = pinned if pinned in releases else releases[-1]
     return Kernel(name, release, Path(f"/boot/vmlinuz-{release}"), Path(f"/lib/modules/{release}/build"))
+
+
+def _find_in_chroot(name: str, entry: dict[str, object]) -> Kernel:
+    chroot = cache_dir() / f"chroot-{entry['chroot']}"
+    releases = installed(str(entry["pattern"]), chroot)
+    if not releases:
+        raise KernelMissing(f"no kernel {name}: 'ci/chroot-kernel {entry['chroot']}' gets it")
+    release = releases[-1]
+    return Kernel(
+        name, release, chroot / f"boot/vmlinuz-{release}", Path(f"/lib/modules/{release}/build"), (), chroot
+    )
 
 
 def _is_prebuilt(place: Path) -> bool:
@@ -134,7 +151,18 @@ def find(name: str) -> Kernel:
     entry = matrix().get(name)
     if entry is None:
         raise KernelMissing(f"no kernel {name!r}: the matrix has {', '.join(matrix())}")
-    return _find_debug(name, entry) if "variant" in entry else _find_packaged(name, entry)
+    if "variant" in entry:
+        return _find_debug(name, entry)
+    return _find_in_chroot(name, entry) if "chroot" in entry else _find_packaged(name, entry)
+
+
+def _in_chroot(chroot: Path, command: list[str]) -> list[str]:
+    """Return the command that runs another in a chroot that sees the project; root may."""
+    script = (
+        'mkdir -p "$1$2" && mount -t proc proc "$1/proc" && mount --bind "$2" "$1$2" || exit;'
+        ' root=$1; shift 2; exec chroot "$root" "$@"'
+    )
+    return ["unshare", "--mount", "sh", "-c", script, "sh", str(chroot), str(ROOT), *command]
 
 
 def build_module(kernel: Kernel, *extra: str) -> Path:
@@ -146,6 +174,8 @@ def build_module(kernel: Kernel, *extra: str) -> Path:
     out = ROOT / "build" / f"kmod-{kernel.release}{coverage}"
     out.mkdir(parents=True, exist_ok=True)
     command = ["make", "-C", str(ROOT / "kmod"), f"KDIR={kernel.kdir}", f"OUT={out}", *extra]
+    if kernel.chroot:
+        command = _in_chroot(kernel.chroot, command)
     with (out / "lock").open("w") as lock:
         # two guests may be started at once
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -28,7 +28,7 @@ import lint
 import processes
 import vm
 
-__all__ = ["Outcome", "build_programs", "main", "read_cases", "read_junit", "run_together"]
+__all__ = ["Outcome", "build_programs", "main", "print_summary", "read_cases", "read_junit", "run_together"]
 
 GUEST_SUITE = "ci/guest-suite.sh"
 # two for files and blocks, one for exmap-nvme, one with bad blocks
@@ -251,7 +251,7 @@ def _run_parts(parts: Sequence[str]) -> list[Outcome]:
     return outcomes
 
 
-def _print_summary(outcomes: Sequence[Outcome]) -> int:
+def print_summary(outcomes: Sequence[Outcome]) -> int:
     """Print what every part came to; return 0 if nothing failed."""
     print("\n=== summary")
     for outcome in outcomes:
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = run_part(args.parts[0], lock=False)
         args.outcome.write_text(json.dumps(dataclasses.asdict(outcome)))
         return int(outcome.failed > 0)
-    return _print_summary(_run_parts(args.parts))
+    return print_summary(_run_parts(args.parts))
 
 
 if __name__ == "__main__":

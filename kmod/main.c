@@ -95,15 +95,15 @@ static unsigned long exmap_get_unmapped_area(struct file *file, unsigned long ad
 	struct exmap_region *region = exmap_file_region(file);
 
 	if (pgoff != EXMAP_OFF_EXMAP >> PAGE_SHIFT)
-		return mm_get_unmapped_area(current->mm, file, addr, len, pgoff, flags);
+		return exmap_mm_unmapped_area(file, addr, len, pgoff, flags);
 	if (READ_ONCE(region->nr_pages))
 		return -EBUSY;
 	if (flags & MAP_FIXED)
 		return addr;
 	if (len > TASK_SIZE - PMD_SIZE)
 		return -ENOMEM;
-	addr = mm_get_unmapped_area(current->mm, file, round_down(addr, PMD_SIZE),
-				    len + PMD_SIZE - PAGE_SIZE, pgoff, flags);
+	addr = exmap_mm_unmapped_area(file, round_down(addr, PMD_SIZE),
+				      len + PMD_SIZE - PAGE_SIZE, pgoff, flags);
 	return IS_ERR_VALUE(addr) ? addr : round_up(addr, PMD_SIZE);
 }
 

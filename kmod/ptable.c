@@ -154,7 +154,7 @@ bool exmap_pte_map_zero(struct exmap_walk *walk, u64 page)
 
 	if (!pte_none(*ptep))
 		return false;
-	pte = pte_wrprotect(pfn_pte(my_zero_pfn(addr), region->prot));
+	pte = pte_wrprotect(pfn_pte(page_to_pfn(ZERO_PAGE(addr)), region->prot));
 	set_pte_at(region->mm, addr, ptep, pte_mkspecial(pte));
 	return true;
 }

@@ -42,7 +42,7 @@ static void flush_here(void *info)
 
 	/* so that the interrupt shows as what it is in /proc/interrupts */
 	if (smp_processor_id() != request->cpu)
-		inc_irq_stat(irq_tlb_count);
+		exmap_count_tlb_interrupt();
 
 	if (!request->nr)
 		flush_everything();

@@ -13,7 +13,7 @@ from exmapctl.module import GROUP, PROJECT, build_command, find_module, source_v
 
 __all__ = ["CHECKS", "SUPPORTED_SERIES", "Check", "examine"]
 
-SUPPORTED_SERIES = ("6.1", "6.12")
+SUPPORTED_SERIES = ("6.1", "6.12", "7.2")
 ADVISED_MEMLOCK = 1 << 30
 DEVICE = "/dev/exmap"
 

@@ -94,15 +94,19 @@ static inline void exmap_eventfd_signal(struct eventfd_ctx *ctx)
 #endif
 }
 
-/* 529ce23a764f: mm_get_unmapped_area */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
-static inline unsigned long mm_get_unmapped_area(struct mm_struct *mm, struct file *file,
-						 unsigned long addr, unsigned long len,
-						 unsigned long pgoff, unsigned long flags)
+/* 529ce23a764f: mm_get_unmapped_area; that of 7.2 is of the caller's memory, that of 6.12 of any */
+static inline unsigned long exmap_mm_unmapped_area(struct file *file, unsigned long addr,
+						   unsigned long len, unsigned long pgoff,
+						   unsigned long flags)
 {
-	return mm->get_unmapped_area(file, addr, len, pgoff, flags);
-}
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
+	return current->mm->get_unmapped_area(file, addr, len, pgoff, flags);
+#elif LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+	return mm_get_unmapped_area(current->mm, file, addr, len, pgoff, flags);
+#else
+	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
 #endif
+}
 
 /* ddc1a5cbc05d: get_policy has the interleave index */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
@@ -122,7 +126,7 @@ static inline const void *exmap_uring_payload(const struct io_uring_cmd *cmd)
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
 	return cmd->cmd;
 #else
-	return io_uring_sqe_cmd(cmd->sqe);
+	return cmd->sqe->cmd;
 #endif
 }
 
@@ -193,6 +197,16 @@ static inline bool exmap_cpu_is_lazy(int cpu)
 	return false;
 }
 #endif
+
+/* the line "TLB" of /proc/interrupts; its counters became an array after 6.12 */
+static inline void exmap_count_tlb_interrupt(void)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+	inc_irq_stat(irq_tlb_count);
+#else
+	inc_irq_stat(TLB);
+#endif
+}
 
 #include <linux/iommu.h>
 #include <linux/pci.h>

@@ -12,6 +12,7 @@ import bench
 import kernels
 import lint
 import logscan
+import matrix
 import processes
 import pytest
 import suite
@@ -121,7 +122,23 @@ def test_disks_may_be_bad_or_slow_and_nothing_else(tmp_path: Path) -> None:
 def test_every_kernel_of_the_matrix_has_a_source() -> None:
     assert {"6.1", "6.12", "debug"} <= set(kernels.matrix())
     for entry in kernels.matrix().values():
-        assert "variant" in entry or {"release", "pattern", "suite"} <= set(entry)
+        assert "variant" in entry or {"pattern"} | (
+            {"chroot"} if "chroot" in entry else {"release", "suite"}
+        ) <= set(entry)
+
+
+def test_the_matrix_fills_its_table_and_nothing_else_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kernels.Kernel("6.1", "6.1.0-9-amd64", Path("/boot/x"), Path("/k"))
+    monkeypatch.setattr(kernels, "find", lambda name: found)
+    rows = matrix.table({"6.1": suite.Outcome("vm:6.1", passed=7, failed=1, skipped=2)})
+    assert "| 6.1.0-9-amd64 | bookworm | 7 | 1 | 2 |" in rows
+    page = matrix.with_table(matrix.PAGE.read_text(), rows)
+    assert rows in page
+    assert matrix.with_table(page, rows) == page
+    assert "6.1" in matrix.packaged()
+    assert "debug" not in matrix.packaged()
+    with pytest.raises(ValueError, match="no marks"):
+        matrix.with_table("a page", rows)
 
 
 def test_unknown_kernel_is_named_with_those_that_exist() -> None:
@@ -130,13 +147,24 @@ def test_unknown_kernel_is_named_with_those_that_exist() -> None:
 
 
 def test_installed_kernels_are_those_with_image_and_headers_newest_last(tmp_path: Path) -> None:
-    modules, boot = tmp_path / "modules", tmp_path / "boot"
+    modules, boot = tmp_path / "usr/lib/modules", tmp_path / "boot"
     boot.mkdir()
     for release in ("6.1.0-9-amd64", "6.1.0-10-amd64", "6.1.0-11-amd64"):
         (modules / release / "build").mkdir(parents=True)
         if "11" not in release:
             (boot / f"vmlinuz-{release}").touch()
-    assert kernels.installed("6.1.0-*-amd64", modules, boot) == ["6.1.0-9-amd64", "6.1.0-10-amd64"]
+    assert kernels.installed("6.1.0-*-amd64", tmp_path) == ["6.1.0-9-amd64", "6.1.0-10-amd64"]
+
+
+def test_links_in_a_chroot_are_meant_from_its_root_on(tmp_path: Path) -> None:
+    modules = tmp_path / "usr/lib/modules/7.2.1-amd64"
+    modules.mkdir(parents=True)
+    (modules / "build").symlink_to("/usr/src/of-7.2.1")
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/vmlinuz-7.2.1-amd64").touch()
+    assert kernels.installed("7.2.*", tmp_path) == []
+    (tmp_path / "usr/src/of-7.2.1").mkdir(parents=True)
+    assert kernels.installed("7.2.*", tmp_path) == ["7.2.1-amd64"]
 
 
 def test_missing_or_cut_results_count_as_a_failure(tmp_path: Path) -> None:

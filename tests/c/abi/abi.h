@@ -75,4 +75,13 @@ void pin_to_cpu(int cpu);
 /* An anonymous file of so many pages; page n is full of bytes n. */
 int backing_file(unsigned int pages);
 
+/* Has fork copy a mapping of ours; false if the kernel refuses that for special ones, as 7.2 does. */
+static inline bool let_fork_copy(void *addr, size_t len)
+{
+	int ret = madvise(addr, len, MADV_DOFORK);
+
+	CHECK(!ret || errno == EINVAL);
+	return !ret;
+}
+
 #endif /* ABI_H */

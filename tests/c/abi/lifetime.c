@@ -141,7 +141,7 @@ CASE(a_child_of_fork_has_no_part_in_the_region)
 
 	CHECK(!in_child(try_from_child, &r));
 	/* now fork is asked to copy the mapping */
-	CHECK(!madvise(r.mem, r.pages * PAGE, MADV_DOFORK));
+	let_fork_copy(r.mem, r.pages * PAGE);
 	CHECK(!in_child(try_from_child, &r));
 	check_filled(&r);
 }
@@ -285,7 +285,7 @@ CASE(fork_while_threads_map_pages_does_no_harm)
 	pthread_t thread;
 	int round;
 
-	CHECK(!madvise(r.mem, r.pages * PAGE, MADV_DOFORK));
+	let_fork_copy(r.mem, r.pages * PAGE);
 	CHECK(!pthread_create(&thread, NULL, churn, args));
 	for (round = 0; round < 20; round++) {
 		pid_t child = fork();

@@ -83,7 +83,9 @@ CASE(nvme_queue_is_mapped_as_documented)
 	FAILS(mmap(NULL, PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_CQ), EACCES);
 	FAILS(mprotect((void *)q.cq, PAGE, rw), EACCES);
 	FAILS(mmap(NULL, PAGE, rw, MAP_PRIVATE, q.fd, EXMAP_NVME_OFF_SQ), EINVAL);
-	FAILS(mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, q.fd, EXMAP_NVME_OFF_SQ), EINVAL);
+	/* 7.2 refuses to execute any file like this one, before it asks us */
+	CHECK(mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, q.fd, EXMAP_NVME_OFF_SQ) == MAP_FAILED);
+	CHECK(errno == EINVAL || errno == EPERM);
 	FAILS(mmap(NULL, DEPTH * 64 + PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_SQ), EINVAL);
 	FAILS(mmap(NULL, 4 * PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_DOORBELLS), EINVAL);
 	FAILS(mmap(NULL, PAGE, rw, MAP_SHARED, q.fd, EXMAP_NVME_OFF_PRP + DEPTH * PAGE), EINVAL);
@@ -94,28 +96,35 @@ CASE(nvme_queue_is_mapped_as_documented)
 	CHECK(!touch_signal((char *)q.cq, false));
 }
 
+struct inherited {
+	struct queue *q;
+	bool copied; /* the mapping of the PRP lists */
+};
+
 static void use_as_a_child(void *arg)
 {
-	struct queue *q = arg;
+	const struct inherited *inherited = arg;
+	struct queue *q = inherited->q;
 	struct exmap_nvme_info info = { .flags = 0 };
 
 	FAILS(ioctl(q->fd, EXMAP_IOCTL_NVME_INFO, &info), EPERM);
 	FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, q->fd, EXMAP_NVME_OFF_SQ), EPERM);
 	CHECK(touch_signal((char *)q->sq, true) == SIGSEGV);
 	CHECK(touch_signal(q->doorbells, true) == SIGSEGV);
-	/* the parent's madvise brought this one along, empty */
-	CHECK(touch_signal((char *)q->prp, true) == SIGBUS);
+	/* if the parent's madvise brought this one along, it is empty */
+	CHECK(touch_signal((char *)q->prp, true) == (inherited->copied ? SIGBUS : SIGSEGV));
 }
 
 CASE(nvme_queue_is_of_no_use_to_a_child)
 {
 	struct region r = pool_of(64);
 	struct queue q = open_queue(&r);
+	struct inherited inherited = { .q = &q };
 
 	q.prp[0] = 1;
-	CHECK(!madvise(q.prp, PAGE, MADV_DOFORK));
+	inherited.copied = let_fork_copy(q.prp, PAGE);
 	FAILS(madvise(q.doorbells, PAGE, MADV_DOFORK), EINVAL);
-	CHECK(!in_child(use_as_a_child, &q));
+	CHECK(!in_child(use_as_a_child, &inherited));
 	CHECK(q.prp[0] == 1);
 }
 
