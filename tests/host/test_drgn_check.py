@@ -80,3 +80,18 @@ def test_frames_that_are_each_in_one_place_are_well() -> None:
 )
 def test_frames_that_are_not_are_found(wrong: check.Places, finding: tuple[str, str]) -> None:
     assert list(check._check_places(wrong, PFNS)) == [finding]
+
+
+def test_what_is_not_seen_at_each_look_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel goes on while it is looked at."""
+    lasting, passing = (check.Finding(1, what, "frame 1") for what in ("lasting", "passing"))
+    looks = iter([[lasting, passing], [lasting], [passing, lasting]])
+    monkeypatch.setattr(check, "_look", lambda region: next(looks))
+    assert check.check_region(object()) == [lasting]  # type: ignore[arg-type]
+    assert next(looks, None) is None
+
+
+def test_what_looks_well_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([[]])
+    monkeypatch.setattr(check, "_look", lambda region: next(looks))
+    assert check.check_region(object()) == []  # type: ignore[arg-type]

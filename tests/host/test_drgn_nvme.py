@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from exmap_drgn import nvme
@@ -84,3 +85,13 @@ def test_numbers_are_those_of_the_header() -> None:
     library = (ROOT / "libexmap/include/exmap_nvme.h").read_text()
     assert f"UINT64_C({nvme.TAIL_MARK:#x}) << 32" in library
     assert f"EXMAP_NVME_LIST_ENTRIES\t{nvme.LIST_ENTRIES}\n" in library
+
+
+@pytest.mark.parametrize(("note", "tail"), [(nvme.TAIL_MARK << 32 | 3, 3), (3, None), (0, None)])
+def test_a_tail_is_what_its_owner_has_left_a_note_of(
+    monkeypatch: pytest.MonkeyPatch, note: int, tail: int | None
+) -> None:
+    kind = SimpleNamespace(type=SimpleNamespace(type_name=lambda: "struct exmap_nvme_queue"))
+    queue = SimpleNamespace(type_=kind, pair=SimpleNamespace(depth=4, prp=SimpleNamespace(nr=64)))
+    monkeypatch.setattr(nvme, "_read_block", lambda block, offset, size: note.to_bytes(8, "little"))
+    assert nvme.sq_tail(queue) == tail  # type: ignore[arg-type]
