@@ -1,6 +1,7 @@
 """What an NVMe queue does, whatever its backend: collected by tests/host and by tests/vm."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import select
@@ -346,3 +347,36 @@ def test_waiting_with_interrupts_leaves_the_processor_alone(region: Region, open
 def test_queue_without_interrupts_has_no_descriptor(region: Region, opened: Opener) -> None:
     with pytest.raises(libexmap.InvalidArgument):
         opened(depth=32).fileno()
+
+
+def test_queue_with_shadow_doorbells_transfers_all_around(region: Region, opened: Opener) -> None:
+    queue = opened(depth=16, shadow=True)
+    disk = np.arange(500, dtype=np.uint64)
+    words(region, 0, 500)[:] = contents(disk + np.uint64(77))
+    assert queue.write(range(500), blocks_of(queue, disk)) == 500
+    words(region, 0, 500)[:] = 0
+    assert queue.read(range(500), blocks_of(queue, disk)) == 500
+    assert np.array_equal(words(region, 0, 500), contents(disk + np.uint64(77)))
+
+
+def test_queues_of_a_controller_have_shadow_doorbells_or_none_has(region: Region, opened: Opener) -> None:
+    opened(shadow=True)
+    if region.backend == libexmap.Backend.POSIX:
+        opened()
+        return
+    with pytest.raises(libexmap.InvalidArgument):
+        opened()
+
+
+def test_child_of_fork_is_told_whose_region_it_is(region: Region, opened: Opener) -> None:
+    if region.backend == libexmap.Backend.POSIX:
+        pytest.skip("opens a file, whoever asks")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            try:
+                opened()
+            except libexmap.ForeignAddressSpace:
+                os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0

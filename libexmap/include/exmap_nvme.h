@@ -16,6 +16,7 @@
 #define EXMAP_NVME_H
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -108,12 +109,16 @@ struct exmap_nvme_completion {
  * @lba_size: posix: bytes in a block, 512 or 4096, or 0 for 512; else 0
  * @interrupts: not 0: exmap_nvme_wait sleeps until the controller interrupts, and @event
  *	of the queue can be polled
+ * @shadow: not 0: store doorbells into memory, and ring them only if the controller asks
+ *	for it; all queues of a controller or none (-EINVAL); -EOPNOTSUPP if it does not
+ *	offer that; posix ignores it
  */
 struct exmap_nvme_config {
 	const char *device;
 	uint32_t depth;
 	uint32_t lba_size;
 	uint32_t interrupts;
+	uint32_t shadow;
 };
 
 /**
@@ -137,6 +142,8 @@ struct exmap;
  * @cq: completion queue
  * @sq_doorbell: where the tail is told
  * @cq_doorbell: where the head is told
+ * @shadows: NULL, or the shadow doorbells, of which @sq_shadow and @cq_shadow are ours
+ * @event_idx: in the same places, what the controller asks for
  * @lists: EXMAP_NVME_LIST_ENTRIES PRP entries for each identifier, and once more
  * @tags: of commands in flight, by identifier
  * @ids: stack of free identifiers
@@ -147,6 +154,8 @@ struct exmap;
  * @lba_size: bytes in a block
  * @page_blocks: blocks in a page; with blocks of 4096 bytes 1
  * @max_pages: pages of one command
+ * @sq_shadow: index of the submission queue's
+ * @cq_shadow: of the completion queue's
  * @depth: entries of each queue
  * @free: commands that can be submitted now
  * @tail: next free entry of @sq
@@ -168,6 +177,8 @@ struct exmap_nvme_queue {
 	const struct exmap_nvme_completion *cq;
 	uint32_t *sq_doorbell;
 	uint32_t *cq_doorbell;
+	uint32_t *shadows;
+	const uint32_t *event_idx;
 	uint64_t *lists;
 	uint64_t *tags;
 	uint16_t *ids;
@@ -178,6 +189,8 @@ struct exmap_nvme_queue {
 	uint32_t lba_size;
 	uint32_t page_blocks;
 	uint32_t max_pages;
+	uint32_t sq_shadow;
+	uint32_t cq_shadow;
 	uint32_t depth;
 	uint32_t free;
 	uint32_t tail;
@@ -389,6 +402,24 @@ static inline int exmap_nvme_submit_deallocate(struct exmap_nvme_queue *queue, u
 	return 0;
 }
 
+/*
+ * Store a tail or head where the controller finds it; true if the doorbell has to be rung
+ * as well: if the event index lies from the old value on and before the new one, modulo
+ * 2^16.  Base 2.0, 5.8.
+ */
+static inline bool __exmap_nvme_store_shadow(struct exmap_nvme_queue *queue, uint32_t index,
+					     uint32_t value)
+{
+	uint16_t old = (uint16_t)queue->shadows[index], event;
+
+	/* pairs with the controller's reading of the shadow, then of the queue */
+	exmap_store_release(&queue->shadows[index], value);
+	/* pairs with the controller's writing the event index, then looking at the shadow again */
+	exmap_mb();
+	event = (uint16_t)exmap_load_acquire(&queue->event_idx[index]);
+	return (uint16_t)(value - event - 1) < (uint16_t)(value - old);
+}
+
 /* Tell the controller of all commands that were submitted: one doorbell. */
 static inline void exmap_nvme_ring(struct exmap_nvme_queue *queue)
 {
@@ -401,7 +432,7 @@ static inline void exmap_nvme_ring(struct exmap_nvme_queue *queue)
 			 EXMAP_NVME_TAIL_MARK | queue->tail);
 	if (__builtin_expect(queue->slow, 0))
 		exmap_nvme_slow_ring(queue);
-	else
+	else if (!queue->shadows || __exmap_nvme_store_shadow(queue, queue->sq_shadow, queue->tail))
 		exmap_write_once(queue->sq_doorbell, queue->tail);
 }
 
@@ -434,7 +465,9 @@ static inline size_t exmap_nvme_reap(struct exmap_nvme_queue *queue,
 	 */
 	queue->unacked += (uint32_t)n;
 	if (queue->unacked >= queue->ack_after) {
-		exmap_store_release(queue->cq_doorbell, queue->head);
+		if (!queue->shadows ||
+		    __exmap_nvme_store_shadow(queue, queue->cq_shadow, queue->head))
+			exmap_store_release(queue->cq_doorbell, queue->head);
 		queue->unacked = 0;
 	}
 	return n;

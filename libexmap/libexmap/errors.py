@@ -17,6 +17,7 @@ __all__ = [
     "NotInSnapshot",
     "OutsideRegion",
     "OutsideSnapshot",
+    "OwnershipRefused",
     "PageAbsent",
     "PageBusy",
     "PoolBusy",
@@ -180,6 +181,16 @@ class NoController(ExmapError):
     advice = "bind it: driver_override in sysfs, or 'exmapctl nvme take'"
 
 
+class OwnershipRefused(ExmapError):
+    """EPERM: the owner of this controller could raise any interrupt, or reach all memory."""
+
+    advice = (
+        "have interrupts remapped (VT-d or AMD-Vi in the firmware, no intremap=off), load the module with"
+        " unsafe_interrupts=1, or leave the queues to the kernel (backing='nvme:ADDRESS');"
+        " without an IOMMU it takes CAP_SYS_RAWIO"
+    )
+
+
 class QueueClosed(ExmapError):
     """EBADF: the queue was closed by this program."""
 
@@ -219,6 +230,7 @@ _OF_QUEUE: dict[int, type[ExmapError]] = {
     errno.ENODEV: QueueDead,
     errno.ETIMEDOUT: QueueTimeout,
     errno.EBUSY: QueueBusy,
+    errno.EPERM: OwnershipRefused,
 }
 
 

@@ -247,23 +247,31 @@ class Region:
         depth: int = 128,
         lba_size: int = 0,
         interrupts: bool = False,
+        shadow: bool = False,
     ) -> NvmeQueue:
         """Open a queue of an NVMe controller, by its PCI address; on posix, of a file or block device.
 
         depth is the number of entries; one less can be in flight. lba_size is 512 or 4096,
         on posix only. With interrupts whoever waits sleeps, and fileno() can be polled.
+        With shadow, doorbells are stored into memory and rung only if the controller asks for
+        it, which spares exits to the emulator of one that is emulated; posix ignores it.
 
         :raises NoController: it is not bound to exmap-nvme.
         :raises QueueBusy: it belongs to another region.
-        :raises InvalidArgument: the address, depth or lba_size cannot be.
-        :raises OSError: anything else, on posix what open says.
+        :raises OwnershipRefused: its interrupts are not remapped, or there is no IOMMU.
+        :raises InvalidArgument: the address, depth or lba_size cannot be, or other queues differ
+            in shadow.
+        :raises OSError: anything else, EOPNOTSUPP if there are no shadow doorbells, on posix what open says.
         """
         out = ffi.new("struct exmap_nvme_queue **")
         with self._handle.use() as ex, no_overflow("nvme"):
             name = ffi.new("char[]", os.fsencode(device))
-            config = ffi.new("struct exmap_nvme_config *", (name, depth, lba_size, interrupts))
+            config = ffi.new("struct exmap_nvme_config *", (name, depth, lba_size, interrupts, shadow))
             ret = lib.exmap_nvme_open(ex, config, out)
-        if ret in (-errno.EBUSY, -errno.EINVAL, -errno.EPERM, -errno.EPROTO):
+        if ret == -errno.EPERM and self.backend == Backend.KERNEL:
+            self.tune()  # changes nothing, and is refused as well if the region belongs to another process
+            raise queue_error_of(errno.EPERM, f"nvme {os.fspath(device)}")
+        if ret in (-errno.EBUSY, -errno.EINVAL, -errno.EPROTO):
             raise queue_error_of(-ret, f"nvme {os.fspath(device)}")
         if ret == -errno.ENODEV:
             raise NoController(errno.ENODEV, f"nvme {os.fspath(device)}")

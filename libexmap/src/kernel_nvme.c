@@ -48,6 +48,8 @@ static void kernel_nvme_close(struct exmap_nvme_queue *queue)
 	unmap(queue->cq, queue->depth * sizeof(*queue->cq));
 	unmap(queue->lists, self->list_bytes);
 	unmap(self->doorbells, self->doorbell_bytes);
+	unmap(queue->shadows, EXMAP_PAGE_SIZE);
+	unmap(queue->event_idx, EXMAP_PAGE_SIZE);
 	close(queue->fd);
 	exmap_nvme_exit(queue);
 	free(self);
@@ -91,7 +93,8 @@ static uint64_t kernel_nvme_address(const struct exmap_nvme_queue *queue, uint64
 
 static void kernel_nvme_ring(struct exmap_nvme_queue *queue)
 {
-	exmap_write_once(queue->sq_doorbell, queue->tail);
+	if (!queue->shadows || __exmap_nvme_store_shadow(queue, queue->sq_shadow, queue->tail))
+		exmap_write_once(queue->sq_doorbell, queue->tail);
 }
 
 static const struct exmap_nvme_ops kernel_nvme_ops = {
@@ -131,7 +134,21 @@ static int map_all(struct kernel_nvme *self)
 	return ret;
 }
 
-static int set_up(struct kernel_nvme *self)
+static int map_shadows(struct kernel_nvme *self, const struct exmap_nvme_info *info)
+{
+	struct exmap_nvme_queue *queue = &self->base.pub;
+	int ret = map(queue, EXMAP_PAGE_SIZE, PROT_READ | PROT_WRITE, EXMAP_NVME_OFF_SHADOW,
+		      &queue->shadows);
+
+	if (!ret)
+		ret = map(queue, EXMAP_PAGE_SIZE, PROT_READ, EXMAP_NVME_OFF_EVENT_IDX,
+			  &queue->event_idx);
+	queue->sq_shadow = info->sq_doorbell / sizeof(*queue->shadows);
+	queue->cq_shadow = info->cq_doorbell / sizeof(*queue->shadows);
+	return ret;
+}
+
+static int set_up(struct kernel_nvme *self, bool shadow)
 {
 	struct exmap_nvme_queue *queue = &self->base.pub;
 	struct exmap_nvme_info info;
@@ -142,6 +159,8 @@ static int set_up(struct kernel_nvme *self)
 	self->doorbell_bytes = info.doorbell_bytes;
 	self->list_bytes = list_bytes(queue->depth);
 	ret = map_all(self);
+	if (!ret && shadow)
+		ret = map_shadows(self, &info);
 	if (ret)
 		return ret;
 	queue->sq_doorbell = (uint32_t *)(self->doorbells + info.sq_doorbell);
@@ -220,14 +239,16 @@ int exmap_kernel_nvme(struct exmap *ex, const struct exmap_nvme_config *config,
 	if (ret)
 		goto err_self;
 	if (config->interrupts) {
-		args.flags = EXMAP_NVME_INTERRUPTS;
+		args.flags |= EXMAP_NVME_INTERRUPTS;
 		args.eventfd = self->base.pub.event;
 	}
+	if (config->shadow)
+		args.flags |= EXMAP_NVME_SHADOW;
 	self->base.pub.fd = ioctl(ex->fd, EXMAP_IOCTL_NVME_OPEN, &args);
 	ret = -errno;
 	if (self->base.pub.fd < 0)
 		goto err_queue;
-	ret = set_up(self);
+	ret = set_up(self, config->shadow);
 	if (ret) {
 		kernel_nvme_close(&self->base.pub);
 		return ret;

@@ -30,8 +30,8 @@ STRUCTS = [
     ("exmap_config", 7),
     ("exmap", 7),
     ("exmap_snapshot", 5),
-    ("exmap_nvme_config", 4),
-    ("exmap_nvme_queue", 28),
+    ("exmap_nvme_config", 5),
+    ("exmap_nvme_queue", 32),
 ]
 
 
