@@ -1,4 +1,4 @@
-"""Talk to QEMU's monitor (QMP): has the guest panicked, and what is in its memory."""
+"""Talk to QEMU's monitor (QMP): has the guest panicked, what is in its memory, take a device away."""
 
 import contextlib
 import json
@@ -44,6 +44,14 @@ class Monitor:
         """
         self._connect()
         self._execute("dump-guest-memory", protocol=f"file:{path}", paging=False)
+
+    def unplug(self, device: str) -> None:
+        """Press the button of a device's slot: the guest has some seconds to object, then it is gone.
+
+        :raises MonitorError: QEMU is gone or refuses.
+        """
+        self._connect()
+        self._execute("device_del", id=device)
 
     def _connect(self) -> None:
         if self._socket:

@@ -31,8 +31,8 @@ import vm
 __all__ = ["Outcome", "build_programs", "main", "print_summary", "read_cases", "read_junit", "run_together"]
 
 GUEST_SUITE = "ci/guest-suite.sh"
-# two for files and blocks, one for exmap-nvme, one with bad blocks
-DISKS = ("512M", "512M", "256M", "16M:bad")
+# two for files and blocks, one for exmap-nvme, one with bad blocks, and those of test_nvme_devices.py
+DISKS = ("512M", "512M", "256M", "16M:bad", *["16M:hot"] * 4, "33554944:slow", "32M:4k", "16M:meta", "16M:2k")
 # takes the serial number of a disk, then a command
 GUEST_NVME = "ci/guest-nvme.sh"
 HEARTBEAT = 60.0

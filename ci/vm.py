@@ -69,8 +69,9 @@ class GuestSetupFailed(GuestError):
 class Guest:
     """What to boot.
 
-    nvme holds the sizes of emulated disks, see disks.options; recorded is the image of one more,
-    which is kept, and whose writes and flushes are recorded.
+    nvme holds emulated disks, see disks.options; recorded is the image of one more, which is kept, and whose
+    writes and flushes are recorded.  For the serial number of a disk in the file "unplug" of the results
+    directory that disk is unplugged.
     timeout is in seconds and covers boot and command.
     dump is a file that gets the memory of a guest that panics or runs out of time.
     monitor is a socket at which `exmapctl inspect --qmp` can look at the running guest.
@@ -165,7 +166,7 @@ def _console_options(out: Path) -> list[str]:
 def _memory_options(guest: Guest, out: Path) -> list[str]:
     """Return the options with which others can look at the guest's memory."""
     if not guest.visible:
-        return []
+        return [f"-qmp unix:{out / 'qmp'},server=on,wait=off"] if disks.can_be_unplugged(guest.nvme) else []
     sockets = [out / "qmp", *([guest.monitor.absolute()] if guest.monitor else [])]
     options = [f"-qmp unix:{path},server=on,wait=off" for path in sockets]
     # the first brings the kernel's notes to whoever reads its memory, the other stops it when it panics
@@ -264,6 +265,15 @@ class _Tail:
             self._stream.flush()
 
 
+def _serve(out: Path, monitor: qmp.Monitor) -> None:
+    """Do what the guest has asked for."""
+    request = out / "unplug"
+    if request.exists():
+        serial = request.read_text().strip()
+        request.unlink()
+        monitor.unplug(disks.device_id(serial))
+
+
 def _wait(
     process: Process, out: Path, limit: float, tails: Sequence[_Tail], monitor: qmp.Monitor | None
 ) -> None:
@@ -275,6 +285,8 @@ def _wait(
             break
         if monitor and monitor.panicked():
             break
+        if monitor:
+            _serve(out, monitor)
         time.sleep(0.1)
     for tail in tails:
         tail.copy()
@@ -283,7 +295,7 @@ def _wait(
 @contextlib.contextmanager
 def _monitored(guest: Guest, out: Path) -> Iterator[qmp.Monitor | None]:
     """Yield a monitor; if there is no verdict afterwards, what is in the guest's memory goes to a file."""
-    if not guest.visible:
+    if not guest.visible and not disks.can_be_unplugged(guest.nvme):
         yield None
         return
     monitor = qmp.Monitor(out / "qmp")
@@ -294,7 +306,7 @@ def _monitored(guest: Guest, out: Path) -> Iterator[qmp.Monitor | None]:
             monitor.dump(guest.dump.absolute())
             print(f"ci/vm: the guest's memory is in {guest.dump}", file=sys.stderr)
     except qmp.MonitorError as error:
-        print(f"ci/vm: no dump: {error}", file=sys.stderr)
+        print(f"ci/vm: monitor: {error}", file=sys.stderr)
     finally:
         monitor.close()
 
@@ -423,7 +435,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--kernel", default="6.12", choices=list(kernels.matrix()))
     verb.add_argument("--smp", type=int, default=2, metavar="N")
     verb.add_argument("--memory", default="3G", metavar="M")
-    verb.add_argument("--nvme", default="", metavar="SIZE[:bad|:slow][,SIZE]", help="emulated NVMe disks")
+    verb.add_argument("--nvme", default="", metavar="SIZE[:KIND][,SIZE]", help="disks, see ci/disks.py")
     verb.add_argument("--iommu", action="store_true", help="give the guest a virtual IOMMU")
     verb.add_argument("--icount", action="store_true", help="one CPU; thread CPU time counts instructions")
     verb.add_argument("--load", action="store_true", help="load the module, and unload it afterwards")

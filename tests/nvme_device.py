@@ -1,17 +1,30 @@
 """NVMe controllers of the guest."""
 
-import contextlib
+import itertools
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from exmapctl.controllers import list_controllers
+from exmap_netlink import Event, Events
+from exmapctl.controllers import OURS, STOCK, Controller, bind, list_controllers, wait_for_disk
 from exmapctl.machine import Machine
-from exmapctl.nvme_take import release, take
 
-__all__ = ["BAD_READ", "BAD_WRITE", "DRIVER", "bad_controller", "owned_controller"]
+__all__ = [
+    "BAD_READ",
+    "BAD_WRITE",
+    "DEVICES",
+    "DRIVER",
+    "bad_controller",
+    "find_disk",
+    "number_of",
+    "owned_controller",
+    "taken",
+    "told",
+]
 
+DEVICES = Path("/sys/bus/pci/devices")
 DRIVER = Path("/sys/bus/pci/drivers/exmap-nvme")
 # offsets on the disk with bad blocks: ci/disks.py
 BAD_READ, BAD_WRITE = 8 << 20, 12 << 20
@@ -25,13 +38,40 @@ def owned_controller() -> str:
     return addresses[0]
 
 
-@contextlib.contextmanager
-def bad_controller() -> Iterator[str]:
-    """Have exmap-nvme drive the disk with bad blocks (ci/vm.py); its PCI address."""
-    machine = Machine.here()
-    found = [c.address for c in list_controllers(machine) if c.serial == "exmap3"]
-    if not found:
-        pytest.skip("there is no disk with bad blocks")
-    take(machine, found[0], force=False)
-    yield found[0]
-    release(machine, found[0])
+def find_disk(serial: str) -> Controller:
+    """Return the controller, which the stock driver has, of a disk of ci/suite.py."""
+    for controller in list_controllers(Machine.here()):
+        if controller.serial == serial:
+            return controller
+    pytest.skip(f"this guest has no disk {serial}")
+
+
+@contextmanager
+def taken(serial: str) -> Iterator[str]:
+    """Have exmap-nvme drive the controller of a disk, until it is gone; yield its address."""
+    controller = find_disk(serial)
+    bind(Machine.here(), controller, OURS)
+    try:
+        yield controller.address
+    finally:
+        if (DEVICES / controller.address).exists():
+            bind(Machine.here(), controller, STOCK)
+            wait_for_disk(Machine.here(), controller)
+
+
+def bad_controller() -> AbstractContextManager[str]:
+    """Have exmap-nvme drive the controller of the disk with bad blocks."""
+    return taken("exmap3")
+
+
+def number_of(address: str) -> int:
+    """Return a PCI address as an event has it."""
+    segment, bus, device, function = (int(part, 16) for part in re.split("[:.]", address))
+    return segment << 16 | bus << 8 | device << 3 | function
+
+
+def told(events: Events, kind: str, count: int) -> list[Event]:
+    """Return what is told of a kind, so many times; that it does not come in time is a failure."""
+    found = list(itertools.islice((event for event in events if event.event == kind), count))
+    assert len(found) == count
+    return found

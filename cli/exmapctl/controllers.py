@@ -1,5 +1,6 @@
 """NVMe controllers of the machine, as sysfs describes them, and who drives them."""
 
+import contextlib
 import os
 import re
 import time
@@ -81,6 +82,27 @@ def write(machine: Machine, name: str, text: str) -> None:
         raise CommandFailedError(f"{name}: {error.strerror}") from error
 
 
+def last_words(machine: Machine, address: str) -> str:
+    """Return what the module has said last of a controller in the kernel log."""
+    mark = f"{address}: exmap: "
+    found = "see dmesg"
+    try:
+        fd = os.open(machine.path("/dev/kmsg"), os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return found
+    with contextlib.suppress(BlockingIOError), os.fdopen(fd, "rb", buffering=0) as log:
+        while True:
+            try:
+                record = log.read(8192)
+            except BrokenPipeError:  # that record has been overwritten meanwhile
+                continue
+            if not record:
+                break
+            _, _, text = record.decode(errors="replace").partition("\n")[0].partition(mark)
+            found = text or found
+    return found
+
+
 def bind(machine: Machine, controller: Controller, driver: str) -> None:
     """Give a controller to a driver, whoever has it now; the stock one needs no override.
 
@@ -97,7 +119,8 @@ def bind(machine: Machine, controller: Controller, driver: str) -> None:
     try:
         write(machine, f"{DRIVERS}/{driver}/bind", controller.address)
     except CommandFailedError as error:
-        raise CommandFailedError(f"{driver} refuses {controller.address} ({error}): see dmesg") from error
+        words = last_words(machine, controller.address)
+        raise CommandFailedError(f"{driver} refuses {controller.address} ({error}): {words}") from error
 
 
 def wait_for_disk(machine: Machine, controller: Controller) -> Controller:

@@ -93,8 +93,9 @@ def find_obstacles(machine: Machine, controller: Controller) -> list[str]:
 def take(machine: Machine, name: str, force: bool) -> Change:
     """Give a controller to exmap-nvme.
 
-    Raises ControllerInUseError with all that was found, unless told to go on; NotRootError;
-    ControllerAbsentError; ModuleNotLoadedError; CommandFailedError.
+    If that refuses it, the driver that had it gets it back. Raises ControllerInUseError with all that was
+    found, unless told to go on; NotRootError; ControllerAbsentError; ModuleNotLoadedError;
+    CommandFailedError.
     """
     if os.geteuid():
         raise NotRootError("nvme take")
@@ -104,7 +105,12 @@ def take(machine: Machine, name: str, force: bool) -> Change:
     obstacles = find_obstacles(machine, controller)
     if obstacles and not force:
         raise ControllerInUseError(controller.address, obstacles)
-    bind(machine, controller, OURS)
+    try:
+        bind(machine, controller, OURS)
+    except CommandFailedError:
+        if controller.driver:
+            bind(machine, controller, controller.driver)
+        raise
     return Change(controller.address, OURS, controller.disks, tuple(obstacles))
 
 

@@ -111,12 +111,19 @@ def test_disks_and_iommu_become_devices(tmp_path: Path) -> None:
     assert [p.stat().st_size for p in sorted(tmp_path.glob("*.img"))] == [2**20, 2**21]
 
 
-def test_disks_may_be_bad_or_slow_and_nothing_else(tmp_path: Path) -> None:
-    command = command_of(vm.Guest(nvme=("16M:bad", "1M:slow", "1M")), tmp_path)
-    assert command.count("blkdebug") == 1
-    assert command.count("throttling.iops-total") == 1
+def test_disks_are_of_the_kinds_that_there_are(tmp_path: Path) -> None:
+    kinds = ("16M:bad", "1M:slow", "1M", "1M:hot", "1M:4k", "1M:meta", "1M:2k")
+    command = command_of(vm.Guest(nvme=kinds, iommu=True), tmp_path)
+    blocks = ("logical_block_size=4096", "logical_block_size=2048", "ms=8")
+    for word in ("blkdebug", "throttling.iops-total", "bus=port3", *blocks):
+        assert command.count(word) == 1
     with pytest.raises(vm.GuestError, match="1M:quick"):
         command_of(vm.Guest(nvme=("1M:quick",)), tmp_path)
+
+
+def test_only_guests_with_a_disk_to_unplug_have_a_monitor(tmp_path: Path) -> None:
+    assert "-qmp" not in command_of(vm.Guest(nvme=("1M",)), tmp_path)
+    assert "-qmp" in command_of(vm.Guest(nvme=("1M:hot",), iommu=True), tmp_path)
 
 
 def test_every_kernel_of_the_matrix_has_a_source() -> None:

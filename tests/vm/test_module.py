@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nvme_device import owned_controller
 
 import libexmap
 
@@ -156,6 +157,22 @@ def test_rmmod_is_refused_while_a_snapshot_is_alive() -> None:
     snapshot.close()
     assert references() == 0
     assert rmmod().returncode == 0
+
+
+@pytest.mark.usefixtures("reloaded")
+def test_rmmod_is_refused_while_a_queue_is_alive() -> None:
+    address = owned_controller()
+    with libexmap.Region.open(pages=64, pool=64, backend="kernel") as region:
+        queue = region.nvme(address)
+    assert_in_use()
+    queue.close()
+    assert references() == 0
+    fd = libexmap.nvme_backing(address)
+    assert_in_use()
+    os.close(fd)
+    assert rmmod().returncode == 0
+    assert insmod().returncode == 0
+    assert owned_controller() == address
 
 
 @pytest.mark.usefixtures("reloaded")

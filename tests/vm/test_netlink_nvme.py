@@ -2,33 +2,18 @@
 
 import contextlib
 import errno
-import itertools
 import os
-import re
 import time
 from collections.abc import Iterator
 
 import pytest
 from exmap_netlink import EVENT_INTERVAL, Client, Event, Events
-from nvme_device import BAD_READ, DRIVER, bad_controller, owned_controller
+from nvme_device import BAD_READ, DRIVER, bad_controller, number_of, owned_controller, told
 
 import libexmap
 
 # status code type 2, media errors; code 0x81, unrecovered read error: Base 4.2.3.3
 UNRECOVERED_READ = 0x281
-
-
-def number_of(address: str) -> int:
-    """Return a PCI address as an event has it."""
-    segment, bus, device, function = (int(part, 16) for part in re.split("[:.]", address))
-    return segment << 16 | bus << 8 | device << 3 | function
-
-
-def told(events: Events, kind: str, count: int) -> list[Event]:
-    """Return what is told of a kind, so many times; that it does not come in time is a failure."""
-    found = list(itertools.islice((event for event in events if event.event == kind), count))
-    assert len(found) == count
-    return found
 
 
 @contextlib.contextmanager

@@ -96,6 +96,11 @@ def test_a_trace_sees_each_command_and_the_reset() -> None:
         (tracing / "events/exmap/enable").write_text("1")
         with Region.open(pages=64, pool=64, backend="kernel", backing=f"nvme:{address}") as region:
             region[0].read(range(0, 32, 2))
+            region[0].alloc(range(64))
+            fd = nvme_backing(address)
+            # frames in place: one command, where copying would take several
+            os.preadv(fd, [region.view(0, 64)], 0)
+            os.close(fd)
         with Region.open(pages=64, pool=64, backend="kernel") as region:
             region[0].alloc([0])
             with region.nvme(address) as queue:
@@ -104,9 +109,10 @@ def test_a_trace_sees_each_command_and_the_reset() -> None:
     finally:
         tracing.rmdir()
     submitted = [line for line in lines if "exmap_nvme_submit:" in line]
-    assert len(submitted) == 16
-    assert all("opcode=0x2 " in line and "bytes=4096" in line for line in submitted)
+    assert len(submitted) == 17
+    assert all("opcode=0x2 " in line and "bytes=4096" in line for line in submitted[:16])
+    assert "bytes=262144" in submitted[16]
     completed = [line for line in lines if "exmap_nvme_complete:" in line]
-    assert len(completed) == 16
+    assert len(completed) == 17
     assert completed[-1].endswith("status=0x0 left=0")
     assert len([line for line in lines if "exmap_nvme_reset:" in line and "error=-5" in line]) == 1

@@ -1,6 +1,7 @@
 """exmapctl and an NVMe controller that ci/guest-nvme.sh has given to exmap-nvme."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,20 @@ def test_take_names_a_file_system_and_a_mount(released: tuple[str, str], tmp_pat
         subprocess.run(["umount", str(tmp_path)], check=True)
     assert f"is mounted at {tmp_path}" in told
     subprocess.run(["wipefs", "-qa", disk], check=True)
+
+
+def test_take_names_a_partition_table_and_that_somebody_has_the_disk(released: tuple[str, str]) -> None:
+    address, disk = released
+    # one Linux partition of 8 MiB in the MBR
+    table = bytes(446) + bytes.fromhex("00000200830003000100000000400000") + bytes(48) + b"\x55\xaa"
+    Path(disk).write_bytes(table)
+    assert "has a partition table (dos)" in refused("nvme", "take", address)
+    subprocess.run(["wipefs", "-qa", disk], check=True)
+    fd = os.open(disk, os.O_RDWR | os.O_EXCL)
+    try:
+        assert "is in use" in refused("nvme", "take", address)
+    finally:
+        os.close(fd)
 
 
 def test_list_says_who_has_what(released: tuple[str, str]) -> None:
