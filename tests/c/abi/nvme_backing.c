@@ -436,6 +436,23 @@ CASE(nvme_backing_survives_users_who_are_killed)
 	}
 }
 
+CASE(nvme_backing_goes_around_its_queues)
+{
+	struct region r = region_on(open_backing(), 1024, 512);
+	unsigned int i, round;
+
+	/* one processor has one channel, of 1024 entries */
+	pin_to_cpu(0);
+	for (round = 0; round < 6; round++) {
+		for (i = 0; i < 512; i++) {
+			r.itf[0]->iov[i].value = i * 2;
+			r.itf[0]->iov[i].len = 1;
+		}
+		CHECK(act(&r, 0, EXMAP_OP_READ, 512, 0) == 0);
+		CHECK(!one(&r, 0, EXMAP_OP_FREE, 0, 1024, 0, NULL));
+	}
+}
+
 /* On a disk of ci/vm run --nvme SIZE:slow, with EXMAP_SLOW_DISK=1: what waits sleeps. */
 CASE(nvme_backing_sleeps_while_a_slow_device_works)
 {

@@ -126,6 +126,11 @@ CASE(nvme_shadow_doorbells_are_mapped_as_documented)
 	CHECK(!transfer(&other, &r, READ_COMMAND, 0, 1, 0));
 	CHECK(!transfer(&q, &r, READ_COMMAND, 0, 1, 0));
 	close_shadowed(&other);
+	/* nothing of the queue that had the number before */
+	other = open_shadowed(&r);
+	CHECK(*(volatile __u32 *)(other.shadow + other.info.sq_doorbell) == 0);
+	CHECK(!transfer(&other, &r, READ_COMMAND, 0, 1, 0));
+	close_shadowed(&other);
 	close_shadowed(&q);
 	q = open_queue(&r);
 	FAILS(try_queue_with(&r, EXMAP_NVME_SHADOW), EINVAL);
