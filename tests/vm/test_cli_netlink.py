@@ -10,7 +10,7 @@ from typing import Any
 import exmap_netlink  # noqa: F401 -- now, since it takes seconds
 import pytest
 from exmapctl.app import app
-from netlink_behaviour import SnapshotRegion
+from netlink_behaviour import SnapshotRegion, as_user
 from typer.testing import CliRunner, Result
 
 import libexmap
@@ -52,6 +52,19 @@ def test_status_shows_the_region_its_pool_and_its_rates(region: libexmap.Region)
     shown = exmapctl("status").stdout
     assert "regions" in shown
     assert "9.1 %" in shown
+
+
+@pytest.mark.usefixtures("region")
+def test_status_tells_others_that_there_may_be_more() -> None:
+    """No region, and none for this user, are not the same."""
+
+    def ask() -> list[str]:
+        done = exmapctl("status")
+        return [str(json.loads(exmapctl("status", "--json").stdout)["regions"]), done.stdout]
+
+    as_json, shown = as_user([], ask)
+    assert as_json == "None"
+    assert "shown to root and the group" in shown
 
 
 def test_tune_changes_a_region_and_says_what_holds_now(region: libexmap.Region) -> None:

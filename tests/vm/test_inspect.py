@@ -1,7 +1,9 @@
 """exmap_drgn and `exmapctl inspect` on the running kernel of the guest."""
 
+import ctypes
 import json
 import os
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +87,19 @@ def test_chunks_and_snapshots_are_followed(prog: drgn.Program, region: libexmap.
         assert [int(snap.nr_chunks) for snap in snapshots] == [8, 2]
         assert exmap_drgn.check_region(found) == []
     assert list(exmap_drgn.for_each_exmap_snapshot(found)) == []
+
+
+def test_a_frame_that_somebody_else_still_holds_is_found(prog: drgn.Program, region: libexmap.Region) -> None:
+    found = seen(prog, region)
+    reader, writer = os.pipe()
+    vector = struct.pack("=QQ", region.page(5).ctypes.data, 4096)
+    assert ctypes.CDLL(None).vmsplice(writer, vector, 1, 0) == 4096
+    region[0].free([5])
+    assert region.counters.pinned == 1
+    assert exmap_drgn.check_region(found) == []
+    assert len(exmap_drgn.frames_by_place(found)["quarantine"]) == region.counters.quarantine
+    os.close(reader)
+    os.close(writer)
 
 
 def test_nothing_is_broken_whatever_has_happened(prog: drgn.Program, region: libexmap.Region) -> None:

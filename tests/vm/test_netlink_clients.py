@@ -3,11 +3,12 @@
 import asyncio
 import errno
 import os
+import socket
 from collections.abc import Iterator
 
 import pytest
-from exmap_netlink import AsyncClient, AsyncEvents, Client, Event, NetlinkFailed, Reader
-from netlink_behaviour import SnapshotRegion, as_user
+from exmap_netlink import AsyncClient, AsyncEvents, Client, DumpInterrupted, Event, NetlinkFailed, Reader
+from netlink_behaviour import DEVICE, SnapshotRegion, as_user
 
 import libexmap
 
@@ -43,6 +44,46 @@ def test_the_reader_lists_what_the_client_lists() -> None:
         for region in reader.regions():
             assert reader.interfaces(region.region) == client.interfaces(region.region)
             assert reader.snapshots(region.region) == client.snapshots(region.region)
+
+
+class Disturbed:
+    """A socket beside whose answers regions come, before the first of them is read."""
+
+    def __init__(self, sock: socket.socket, times: int) -> None:
+        self._socket = sock
+        self._left = times
+        self.opened: list[int] = []
+
+    def send(self, data: bytes) -> None:
+        self._socket.send(data)
+        if self._left:
+            self._left -= 1
+            self.opened.append(os.open(DEVICE, os.O_RDWR))
+
+    def recv(self, size: int) -> bytes:
+        return self._socket.recv(size)
+
+    def close(self) -> None:
+        self._socket.close()
+        for fd in self.opened:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("times", [1, 2, 1000])
+def test_the_reader_asks_again_when_something_has_changed_meanwhile(times: int) -> None:
+    """It gives up if that does not end."""
+    lasting = [os.open(DEVICE, os.O_RDWR) for _ in range(300)]
+    with Reader() as reader:
+        disturbed = Disturbed(reader._socket, times)
+        reader._socket = disturbed  # type: ignore[assignment]
+        if times < 1000:
+            assert len(reader.regions()) == 300 + times
+            assert len(disturbed.opened) == times
+        else:
+            with pytest.raises(DumpInterrupted):
+                reader.regions()
+    for fd in lasting:
+        os.close(fd)
 
 
 @pytest.mark.usefixtures("regions")
