@@ -81,7 +81,11 @@ class Conservation(NamedTuple):
 
 
 def read_array(prog: drgn.Program, address: int, count: int, dtype: type[Number]) -> npt.NDArray[Number]:
-    """Read `count` numbers from kernel memory."""
+    """Read `count` numbers from kernel memory.
+
+    >>> read_array(prog, region.chunks[0].words.value_(), 2, WORD)
+    array([2401, 2402], dtype=uint32)
+    """
     return np.frombuffer(prog.read(address, count * np.dtype(dtype).itemsize), dtype)
 
 
@@ -105,7 +109,11 @@ def for_each_exmap_snapshot(region: drgn.Object) -> Iterator[drgn.Object]:
 
 
 def for_each_exmap_chunk(region: drgn.Object) -> Iterator[tuple[int, drgn.Object]]:
-    """Yield the number of each chunk that has been touched, and its `struct exmap_chunk *`."""
+    """Yield the number of each chunk that has been touched, and its `struct exmap_chunk *`.
+
+    >>> [(nr, exmap_chunk_state(chunk).value) for nr, chunk in for_each_exmap_chunk(region)]
+    [(0, 'in use'), (1, 'in use')]
+    """
     count = -(-int(region.nr_pages) // CHUNK_PAGES)
     if not count:
         return
@@ -154,7 +162,11 @@ def exmap_region_frames(region: drgn.Object) -> Longs:
 
 
 def describe_residency(word: int) -> str:
-    """Say in words what a residency word says."""
+    """Say in words what a residency word says.
+
+    >>> describe_residency(int(region.chunks[0].words[7]))
+    'mapped, shared'
+    """
     state = word & RES_STATE_MASK
     if not state:
         return "absent"

@@ -98,14 +98,18 @@ def for_each_nvme_controller(prog: drgn.Program) -> Iterator[drgn.Object]:
 
 
 def exmap_nvme_address(controller: drgn.Object) -> str:
-    """Return the PCI address of a `struct exmap_nvme_controller *`."""
+    """Return the PCI address of a `struct exmap_nvme_controller *`.
+
+    >>> exmap_nvme_address(ctrl)
+    '0000:00:04.0'
+    """
     return str(controller.pdev.dev.kobj.name.string_().decode())
 
 
 def for_each_nvme_queue(prog: drgn.Program) -> Iterator[drgn.Object]:
     """Yield each `struct exmap_nvme_queue *` that a controller knows.
 
-    >>> [int(queue.depth) for queue in for_each_nvme_queue(prog)]
+    >>> [int(queue.pair.depth) for queue in for_each_nvme_queue(prog)]
     [32]
     """
     for controller in for_each_nvme_controller(prog):
@@ -165,7 +169,11 @@ def cq_entries(queue: drgn.Object) -> list[CqEntry]:
 
 
 def sq_tail(queue: drgn.Object) -> int | None:
-    """Return the tail that the controller was told last; None if the owner has left no note of it."""
+    """Return the tail that the controller was told last; None if the owner has left no note of it.
+
+    >>> sq_tail(queue)
+    6
+    """
     if queue.type_.type.type_name() == CHANNEL:
         return int(queue.rung)
     pair = queue.pair

@@ -57,6 +57,8 @@ class NoKernelNotes(OSError):
 def open_live(module: str | Path) -> drgn.Program:
     """Open the running kernel; `module` is the exmap.ko that is loaded, built with -g.
 
+    >>> prog = open_live("exmap.ko")
+
     :raises ExmapNotLoaded: it is not.
     :raises PermissionError: the caller may not read /proc/kcore or the sections' addresses.
     :raises NoDebugInfo: see there.
@@ -87,6 +89,8 @@ def open_dump(core: str | Path, module: str | Path) -> drgn.Program:
 def open_qemu(socket: str | Path, module: str | Path) -> drgn.Program:
     """Open a guest that runs in QEMU, which it does meanwhile, through the socket of its monitor (QMP).
 
+    >>> prog = open_qemu("qmp", "exmap.ko")
+
     The guest needs `-device vmcoreinfo`, and its kernel the module qemu_fw_cfg. Errors as of `open_dump`.
     """
     prog = drgn.Program()
@@ -106,6 +110,8 @@ def _set_target(setter: Callable[[str], None], path: str) -> None:
 
 def load_exmap(prog: drgn.Program, module: str | Path) -> None:
     """Teach a program of any Linux kernel the module's symbols and types.
+
+    >>> load_exmap(prog, "exmap.ko")
 
     Errors are those of `open_live` and `open_dump`.
     """

@@ -4,6 +4,8 @@ Before that it is looked at from outside, by QMP. The guest runs tests/panic_ses
 what there is to be found.
 """
 
+import doctest
+import inspect as reflection
 import json
 import subprocess
 import sys
@@ -154,6 +156,50 @@ def test_the_module_of_another_kernel_is_refused(panic: Panic, tmp_path: Path) -
         exmap_drgn.open_dump(not_a_dump, panic.module)
 
 
+def helpers() -> list[str]:
+    """Name the functions of exmap_drgn."""
+    return [name for name in exmap_drgn.__all__ if reflection.isfunction(getattr(exmap_drgn, name))]
+
+
+@pytest.mark.parametrize("name", helpers())
+def test_every_helper_has_types_and_an_example(name: str) -> None:
+    helper = getattr(exmap_drgn, name)
+    types = reflection.get_annotations(helper)
+    assert set(types) == {*reflection.signature(helper).parameters, "return"}
+    assert doctest.DocTestParser().get_examples(helper.__doc__ or "")
+
+
+def test_the_examples_of_the_helpers_work(panic: Panic, sound: drgn.Program) -> None:
+    [region] = exmap_drgn.for_each_exmap_region(sound)
+    snap = list(exmap_drgn.for_each_exmap_snapshot(region))[-1]
+    known = {name: getattr(exmap_drgn, name) for name in exmap_drgn.__all__} | {
+        "prog": sound,
+        "region": region,
+        "snap": snap,
+        "record": next(record for _, record in exmap_drgn.for_each_exmap_record(snap)),
+        "ctrl": next(exmap_drgn.for_each_nvme_controller(sound)),
+        "queue": next(exmap_drgn.for_each_nvme_queue(sound)),
+    }
+    for name in helpers():
+        for example in doctest.DocTestParser().get_examples(getattr(exmap_drgn, name).__doc__):
+            # those that open something are what this and other tests begin with
+            if not example.source.startswith(("prog =", "load_exmap")):
+                assert eval(example.source, known) is not None, example.source
+
+
+def test_drgn_itself_knows_the_module_by_two_lines(panic: Panic, tmp_path: Path) -> None:
+    script = tmp_path / "session.py"
+    script.write_text(
+        "from exmap_drgn import *\n"
+        f"load_exmap(prog, {str(panic.module)!r})\n"
+        "print([(int(region.pid), check_region(region)) for region in for_each_exmap_region(prog)])\n"
+    )
+    drgn_program = Path(sys.executable).with_name("drgn")
+    command = [drgn_program, "-q", "--no-default-symbols", "-c", panic.core, script]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == f"[({panic.truth['pid']}, [])]\n"
+
+
 @pytest.fixture(scope="module")
 def sound(panic: Panic) -> drgn.Program:
     return exmap_drgn.open_dump(panic.core, panic.module)
@@ -198,6 +244,10 @@ def map_free_frame(damage: Damage) -> None:
     damage.write(word, int(damage.region.pool.free[0]) + 1)
 
 
+def name_no_frame(damage: Damage) -> None:
+    damage.write(damage.region.chunks[0].words[7], int(damage.region.pool.capacity) + 1)
+
+
 def deny_entry(damage: Damage) -> None:
     damage.write(damage.region.chunks[0].words[7], 0)
 
@@ -234,6 +284,7 @@ def miscount_mapped(damage: Damage) -> None:
         (lose_frame, {"a frame is nowhere", "the books of the pool do not balance"}),
         (have_frame_twice, {"a frame is in two places", "a frame is nowhere"}),
         (map_free_frame, {"a frame is in two places", "a frame is nowhere"}),
+        (name_no_frame, {"a residency word names no frame", "a frame is nowhere"}),
         (deny_entry, {"the entry maps what residency denies", "a frame is nowhere"}),
         (lose_entry, {"residency says mapped, the entry does not"}),
         (share_writable, {"a page that a snapshot shares is writable"}),
