@@ -14,6 +14,7 @@ help:
 	@echo "  BACKEND=posix  without a guest   STORAGE=block  on a block device, not on NVMe queues"
 	@echo "make test                   lint, host tests, the VM suite on both kernels"
 	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
+	@echo "make test-kcsan             the cases of the ABI where data races are reported (ci/debug-kernel)"
 	@echo "make test-matrix            the VM suite on 6.1, 6.12 and 7.2 (Debian sid, in a chroot)"
 	@echo "make fuzz                   damaged databases, at random, for FUZZ_SECONDS (600)"
 	@echo "make crash                  kill exmapdb, and guests that run it, many times"
@@ -44,6 +45,9 @@ test-host: setup
 test-debug: setup
 	@$(PY) ci/suite.py vm-faults:debug vm:debug
 
+test-kcsan: setup
+	@$(PY) ci/suite.py vm-short:debug-kcsan
+
 test-matrix: setup
 	@ci/chroot-kernel sid
 	@$(PY) ci/matrix.py $(if $(WRITE),--write)
@@ -72,4 +76,4 @@ docs: setup
 clean:
 	rm -rf build dist *.egg-info
 
-.PHONY: help setup demo test test-host test-debug test-matrix fuzz crash bench coverage lint docs clean
+.PHONY: help setup demo test test-host test-debug test-kcsan test-matrix fuzz crash bench coverage lint docs clean

@@ -1,7 +1,7 @@
 """Find what must not stand in a kernel log."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = ["complaints", "leaks"]
 
@@ -30,16 +30,35 @@ _HARMLESS = re.compile(
 _BOOTED = re.compile(r"\bRun \S+ as init process")
 
 
+# KCSAN frames its reports with lines of these.
+_RULE = "=" * 66
+
+
+def _foreign_races(lines: Sequence[str]) -> set[int]:
+    """Return the numbers of the lines that are about data races of code that is not the module's."""
+    found: set[int] = set()
+    for first, line in enumerate(lines):
+        if "BUG: KCSAN:" in line:
+            ends = (n for n in range(first, len(lines)) if _RULE in lines[n])
+            report = range(first, next(ends, len(lines)))
+            if not any("[exmap]" in lines[n] for n in report):
+                found.update(report)
+    return found
+
+
 def complaints(lines: Iterable[str]) -> list[str]:
     """Return the lines of a kernel log that mean trouble, in order, from the end of the boot on.
 
-    A timer interrupt that comes early finds KASAN kernels without their shadow, now and then.
+    A timer interrupt that comes early finds KASAN kernels without their shadow, now and then. Data races
+    that the kernel has without the module do not count.
     """
     found: list[str] = []
-    for line in lines:
+    lines = list(lines)
+    foreign = _foreign_races(lines)
+    for number, line in enumerate(lines):
         if _BOOTED.search(line):
             found.clear()
-        elif _BAD.search(line) and not _HARMLESS.search(line):
+        elif _BAD.search(line) and not _HARMLESS.search(line) and number not in foreign:
             found.append(line.rstrip("\n"))
     return found
 

@@ -56,6 +56,24 @@ def test_log_scanner_lets_a_healthy_guest_pass(line: str) -> None:
     assert not logscan.complaints([line])
 
 
+RACE = """\
+==================================================================
+BUG: KCSAN: data-race in {function} / tick_nohz_idle_got_tick
+read to 0xffff88813bc1d2a0 of 4 bytes by task 12 on cpu 1:
+ {function}+0x1b/0x40
+==================================================================
+BUG: something else
+"""
+
+
+def test_data_races_count_if_the_module_has_a_part_in_them() -> None:
+    ours = RACE.format(function="exmap_op [exmap]").splitlines()
+    assert logscan.complaints(ours) == [ours[1], ours[5]]
+    foreign = RACE.format(function="tick_nohz_handler").splitlines()
+    assert logscan.complaints(foreign) == [foreign[5]]
+    assert logscan.complaints(foreign[:3]) == []
+
+
 LEAKS = """\
 unreferenced object 0xffff888003c2a000 (size 64):
   comm "insmod", pid 123, jiffies 4294900000
