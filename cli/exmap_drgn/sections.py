@@ -37,6 +37,8 @@ class Section(NamedTuple):
 class SymbolTable:
     """The symbols of a relocatable file: `offsets[name]` is the section's name and the offset in it.
 
+    `count` is how many there are, with those that have no name of their own.
+
     :raises ValueError: the file is none.
     """
 
@@ -50,6 +52,7 @@ class SymbolTable:
         ]
         self._names = self._sections[names]
         self.offsets: dict[str, tuple[str, int]] = {}
+        self.count = 0
         for section in self._sections:
             if section.kind == SHT_SYMTAB:
                 self._read(section)
@@ -61,6 +64,7 @@ class SymbolTable:
     def _read(self, table: Section) -> None:
         strings = self._sections[table.link]
         data = self._data[table.offset : table.offset + table.size]
+        self.count += len(data) // SYMBOL.size
         seen: set[str] = set()
         for name, _, _, index, value, _ in SYMBOL.iter_unpack(data):
             if not name or not 0 < index < SHN_LORESERVE or not self._sections[index].flags & SHF_ALLOC:
@@ -95,27 +99,39 @@ def loaded_sections(prog: drgn.Program, path: Path, head: int) -> dict[str, int]
     :param head: address of the kernel's list of modules.
     :raises ValueError: the file is no module, has no debugging information, or another one was loaded.
     """
-    offsets = SymbolTable(path).offsets
+    file = SymbolTable(path)
     types = drgn.Program(prog.platform)
     types.extra_module("exmap.ko", create=True).try_file(str(path))
     try:
         module = _find_module(prog, types, head)
+        return None if module is None else _match(prog, types, module, file)
     except LookupError:
         raise ValueError(f"{path} has no debugging information") from None
-    if module is None:
-        return None
+    except (drgn.FaultError, ValueError):
+        # types of another kernel lead anywhere
+        raise ValueError(f"{path} is not the exmap.ko that was loaded") from None
+
+
+def _match(prog: drgn.Program, types: drgn.Program, module: int, file: SymbolTable) -> dict[str, int]:
+    """Compare the symbols that a kernel keeps of a module with the file's; return where its sections are.
+
+    :raises ValueError: they differ.
+    """
     kallsyms = types.type("struct mod_kallsyms")
     table = prog.read_u64(module + drgn.offsetof(types.type("struct module"), "kallsyms"))
     symbols, count, strings = (
         int.from_bytes(prog.read(table + drgn.offsetof(kallsyms, member), size), "little")
         for member, size in (("symtab", 8), ("num_symtab", 4), ("strtab", 8))
     )
+    # a kernel drops some, and has no others
+    if not 0 < count <= file.count:
+        raise ValueError(f"{count} symbols")
     found: dict[str, int] = {}
     entries = list(SYMBOL.iter_unpack(prog.read(symbols, count * SYMBOL.size)))
     last = max(entry[0] for entry in entries)
     names = prog.read(strings, last + len(prog.read_c_string(strings + last)) + 1)
     for name, _, _, index, value, _ in entries:
-        section, offset = offsets.get(names[name : names.index(b"\0", name)].decode(), ("", 0))
+        section, offset = file.offsets.get(names[name : names.index(b"\0", name)].decode(), ("", 0))
         if index and section and found.setdefault(section, value - offset) != value - offset:
-            raise ValueError(f"{path} is not the exmap.ko that was loaded")
+            raise ValueError(f"{section} is in two places")
     return found
