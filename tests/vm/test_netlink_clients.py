@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from exmap_netlink import AsyncClient, AsyncEvents, Client, DumpInterrupted, Event, NetlinkFailed, Reader
@@ -124,6 +125,33 @@ def test_the_asynchronous_client_answers_tasks_that_overlap() -> None:
             assert raised.value.errno == errno.EINVAL
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("times", [1, 2, 1000])
+def test_the_asynchronous_client_asks_again_when_something_has_changed_meanwhile(times: int) -> None:
+    """It gives up if that does not end."""
+    opened: list[int] = [os.open(DEVICE, os.O_RDWR) for _ in range(300)]
+
+    async def ask() -> None:
+        async with AsyncClient() as client:
+            request = client._socket.nlm_request
+
+            async def disturbed(*arguments: Any, **options: Any) -> Any:
+                answers = await request(*arguments, **options)
+                if len(opened) < 300 + times:
+                    opened.append(os.open(DEVICE, os.O_RDWR))
+                return answers
+
+            client._socket.nlm_request = disturbed
+            if times < 1000:
+                assert len(await client.regions()) == 300 + times
+            else:
+                with pytest.raises(DumpInterrupted):
+                    await client.regions()
+
+    asyncio.run(ask())
+    for fd in opened:
+        os.close(fd)
 
 
 def test_the_asynchronous_client_gets_events_while_it_asks() -> None:
