@@ -57,26 +57,16 @@ CASE(nvme_reads_in_flight_do_not_outlive_their_owner)
 	const size_t size = 4 * VICTIM_PAGES * PAGE;
 	struct victim victim;
 	unsigned int round;
-	size_t i;
 
 	controller();
 	for (round = 0; round < 6; round++) {
 		int status;
-		char *mem;
 
 		CHECK(!pipe(victim.ends));
 		victim.heir = round % 2;
 		status = in_child(die_with_reads_in_flight, &victim);
 		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-		/* what was freed last is taken first */
-		mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		CHECK(mem != MAP_FAILED);
-		memset(mem, 0x11, size);
-		usleep(1000000);
-		for (i = 0; i < size; i += 64)
-			CHECK(mem[i] == 0x11);
-		CHECK(!munmap(mem, size));
+		check_refilled_memory(size);
 		CHECK(!close(victim.ends[0]) && !close(victim.ends[1]));
 	}
 }

@@ -36,9 +36,8 @@ CASE(nvme_owner_killed_on_a_slow_device_is_gone_in_time)
 {
 	const size_t size = 4 * SLOW_POOL * PAGE;
 	int ends[2], status, round;
-	char byte, *mem;
+	char byte;
 	long begin;
-	size_t i;
 
 	if (!getenv("EXMAP_SLOW_DISK")) {
 		puts("EXMAP_SLOW_DISK does not say that the disk is slow");
@@ -57,14 +56,7 @@ CASE(nvme_owner_killed_on_a_slow_device_is_gone_in_time)
 		printf("killed with %d reads in flight: gone after %ld ms\n", SLOW_READS,
 		       milliseconds() - begin);
 		CHECK(WIFSIGNALED(status) && milliseconds() - begin < 10000);
-		mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		CHECK(mem != MAP_FAILED);
-		memset(mem, 0x11, size);
-		usleep(1000000);
-		for (i = 0; i < size; i += 64)
-			CHECK(mem[i] == 0x11);
-		CHECK(!munmap(mem, size));
+		check_refilled_memory(size);
 	}
 }
 

@@ -351,4 +351,19 @@ static inline int open_stock(const char *name)
 	return fd;
 }
 
+/* Fills memory that was freed last, and so is taken first: nobody may write to it any more. */
+static inline void check_refilled_memory(size_t size)
+{
+	char *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	size_t i;
+
+	CHECK(mem != MAP_FAILED);
+	memset(mem, 0x11, size);
+	usleep(1000000);
+	for (i = 0; i < size; i += 64)
+		CHECK(mem[i] == 0x11);
+	CHECK(!munmap(mem, size));
+}
+
 #endif /* NVME_QUEUE_H */
