@@ -34,6 +34,12 @@ PAGES = (
         "#define EXMAP_GENL_NAME",
         "docs/reference/netlink.md",
     ),
+    Page(
+        "The ABI of NVMe queues and backings",
+        "kmod/uapi/exmap_nvme_abi.h",
+        "#define EXMAP_NVME_MAX_DEPTH",
+        "docs/reference/abi-nvme.md",
+    ),
 )
 
 

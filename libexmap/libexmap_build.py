@@ -77,7 +77,8 @@ ffibuilder.set_source(
     include_dirs=INCLUDES,
     depends=[
         *("libexmap/src/internal.h", "libexmap/src/posix.h", "libexmap/src/ffi.h"),
-        *("libexmap/include/exmap_user.h", "libexmap/include/exmap_nvme.h", "kmod/uapi/exmap.h"),
+        *("libexmap/include/exmap_user.h", "libexmap/include/exmap_nvme.h"),
+        *("kmod/uapi/exmap.h", "kmod/uapi/exmap_nvme_abi.h"),
     ],
     extra_compile_args=["-std=gnu11", "-O2"],
 )

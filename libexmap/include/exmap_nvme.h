@@ -4,7 +4,7 @@
  *
  * exmap_user.h includes this file.  A queue belongs to a region, and moves pages of
  * the region from and to blocks of a device: on the `kernel` backend those of a
- * controller that is bound to exmap-nvme (see NVME QUEUES in uapi/exmap.h), on
+ * controller that is bound to exmap-nvme (see NVME QUEUES in uapi/exmap_nvme_abi.h), on
  * `posix` those of a file or block device, by preadv and pwritev.
  *
  * A queue serves one thread at a time; several threads take a queue each.  While a

@@ -12,6 +12,7 @@ from libexmap import Counters, Info, SnapshotInfo
 ROOT = Path(__file__).resolve().parents[2]
 HEADERS = [
     ROOT / "kmod/uapi/exmap.h",
+    ROOT / "kmod/uapi/exmap_nvme_abi.h",
     ROOT / "libexmap/include/exmap_user.h",
     ROOT / "libexmap/include/exmap_nvme.h",
 ]
