@@ -367,19 +367,25 @@ void exmap_nvme_controller_rest(struct exmap_nvme_controller *ctrl)
 	ctrl->state = EXMAP_NVME_DOWN;
 }
 
-/* Look whether the controller has failed or vanished: Base 3.1.3.6, CSTS.CFS. */
+/* What the status of a controller that was enabled says: Base 3.1.3.6, CSTS.CFS. */
+int exmap_nvme_status_error(u32 status)
+{
+	if (is_absent(status))
+		return -ENODEV;
+	return (status & NVME_CSTS_CFS) || !(status & NVME_CSTS_RDY) ? -EIO : 0;
+}
+
+/* Look whether the controller has failed or vanished. */
 void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl)
 {
-	u32 status;
+	int error;
 
 	lockdep_assert_held(&ctrl->lock);
 	if (ctrl->state != EXMAP_NVME_LIVE)
 		return;
-	status = read_status(ctrl);
-	if (is_absent(status))
-		exmap_nvme_controller_fail(ctrl, -ENODEV);
-	else if ((status & NVME_CSTS_CFS) || !(status & NVME_CSTS_RDY))
-		exmap_nvme_controller_fail(ctrl, -EIO);
+	error = exmap_nvme_status_error(read_status(ctrl));
+	if (error)
+		exmap_nvme_controller_fail(ctrl, error);
 }
 
 static void detach_pools(struct exmap_nvme_controller *ctrl)

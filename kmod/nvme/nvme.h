@@ -241,6 +241,7 @@ void exmap_nvme_controller_stop(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_start(struct exmap_nvme_controller *ctrl);
 void exmap_nvme_controller_fail(struct exmap_nvme_controller *ctrl, int error);
 void exmap_nvme_controller_check(struct exmap_nvme_controller *ctrl);
+int exmap_nvme_status_error(u32 status);
 void exmap_nvme_controller_rest(struct exmap_nvme_controller *ctrl);
 int exmap_nvme_controller_admin(struct exmap_nvme_controller *ctrl, struct nvme_command *cmd,
 				u32 *result);

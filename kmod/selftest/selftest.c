@@ -9,6 +9,7 @@
 #include <linux/slab.h>
 
 #include "exmap.h"
+#include "nvme/nvme.h"
 
 #define FRAMES	1000
 
@@ -142,6 +143,15 @@ static void test_region(struct bench *bench)
 	CHECK(counters.total == 64 && counters.free == 64);
 }
 
+/* A device that is gone reads as ones; no emulation that we have does that. */
+static void test_nvme_status(struct bench *bench)
+{
+	CHECK(exmap_nvme_status_error(NVME_CSTS_RDY) == 0);
+	CHECK(exmap_nvme_status_error(0) == -EIO);
+	CHECK(exmap_nvme_status_error(NVME_CSTS_RDY | NVME_CSTS_CFS) == -EIO);
+	CHECK(exmap_nvme_status_error(U32_MAX) == -ENODEV);
+}
+
 static const struct {
 	void (*run)(struct bench *bench);
 	bool with_interface;	/* held */
@@ -152,6 +162,7 @@ static const struct {
 	{ test_records, true },
 	{ test_quarantine, true },
 	{ test_region, false },
+	{ test_nvme_status, false },
 };
 
 static int run_tests(struct bench *bench)
