@@ -19,11 +19,11 @@
 static __thread sigjmp_buf jump;
 static __thread volatile bool may_jump;
 
-static void count(long result)
+void count(long result)
 {
-	__atomic_fetch_add(&statistics->calls, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&shared->calls, 1, __ATOMIC_RELAXED);
 	if (result >= 0)
-		__atomic_fetch_add(&statistics->successes, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&shared->successes, 1, __ATOMIC_RELAXED);
 }
 
 static uint64_t draw(struct thread *t)
@@ -39,7 +39,7 @@ uint64_t below(struct thread *t, uint64_t n)
 	return draw(t) % n;
 }
 
-static bool rarely(struct thread *t)
+bool rarely(struct thread *t)
 {
 	return !below(t, 16);
 }
@@ -53,19 +53,17 @@ static uint64_t odd_number(struct thread *t)
 	return rarely(t) ? draw(t) : odd[below(t, sizeof(odd) / sizeof(odd[0]))];
 }
 
-static uint64_t number(struct thread *t, uint64_t sensible)
+uint64_t number(struct thread *t, uint64_t sensible)
 {
 	return rarely(t) ? odd_number(t) : below(t, sensible);
 }
 
-/* Flags of which the call may know some. */
-static uint64_t flags(struct thread *t, uint64_t known)
+uint64_t flags(struct thread *t, uint64_t known)
 {
 	return rarely(t) ? odd_number(t) : draw(t) & known;
 }
 
-/* A place for a struct or an array: mostly one that exists. */
-static void *place(struct thread *t, size_t size)
+void *place(struct thread *t, size_t size)
 {
 	switch (below(t, 40)) {
 	case 0:
@@ -83,8 +81,7 @@ static void *place(struct thread *t, size_t size)
 	}
 }
 
-/* Call with a struct that is filled in, or with something else. */
-static long call(struct thread *t, int fd, unsigned long request, const void *arg, size_t size)
+long call(struct thread *t, int fd, unsigned long request, const void *arg, size_t size)
 {
 	char *at = place(t, size);
 	long result;
@@ -99,25 +96,6 @@ static long call(struct thread *t, int fd, unsigned long request, const void *ar
 static int snapshot_of(struct thread *t)
 {
 	return __atomic_load_n(&t->region->snapshots[below(t, SNAPSHOTS)], __ATOMIC_RELAXED);
-}
-
-static void op_action(struct thread *t)
-{
-	struct exmap_action_params params = {
-		.interface = (uint16_t)number(t, INTERFACES),
-		.iov_len = (uint16_t)number(t, 64),
-		.opcode = (uint16_t)number(t, EXMAP_OP_UNSHARE + 1),
-		.flags = flags(t, EXMAP_FREE_LAZY | EXMAP_ALLOC_PROBE),
-	};
-	struct exmap_user_interface *itf = t->region->itf[params.interface % INTERFACES];
-	unsigned int i;
-
-	/* also while another thread's call reads them */
-	for (i = 0; itf && i < params.iov_len && i < EXMAP_USER_INTERFACE_PAGES; i++) {
-		itf->iov[i].page = number(t, t->region->pages);
-		itf->iov[i].len = rarely(t) ? number(t, 4096) : 1 + below(t, 8);
-	}
-	call(t, t->region->fd, EXMAP_IOCTL_ACTION, &params, sizeof(params));
 }
 
 static void op_setup(struct thread *t)
@@ -227,16 +205,57 @@ static void op_pread(struct thread *t)
 	count(pread(fd, iov[0].iov_base, iov[0].iov_len, (off_t)odd_number(t)));
 }
 
-static void touch(volatile char *at, bool write)
+void try_access(struct thread *t, void (*access)(struct thread *t, void *arg), void *arg)
 {
 	if (sigsetjmp(jump, 1))
 		return;
 	may_jump = true;
-	if (write)
-		*at = 1;
-	else
-		(void)*at;
+	access(t, arg);
 	may_jump = false;
+}
+
+/* Also while another thread's call reads them. */
+static void fill_vector(struct thread *t, void *arg)
+{
+	const struct exmap_action_params *params = arg;
+	struct exmap_user_interface *itf = t->region->itf[params->interface % INTERFACES];
+	unsigned int i;
+
+	for (i = 0; i < params->iov_len && i < EXMAP_USER_INTERFACE_PAGES; i++) {
+		itf->iov[i].page = number(t, t->region->pages);
+		itf->iov[i].len = rarely(t) ? number(t, 4096) : 1 + below(t, 8);
+	}
+}
+
+static void op_action(struct thread *t)
+{
+	struct exmap_action_params params = {
+		.interface = (uint16_t)number(t, INTERFACES),
+		.iov_len = (uint16_t)number(t, 64),
+		.opcode = (uint16_t)number(t, EXMAP_OP_UNSHARE + 1),
+		.flags = flags(t, EXMAP_FREE_LAZY | EXMAP_ALLOC_PROBE),
+	};
+
+	/* a child of fork has no interfaces */
+	try_access(t, fill_vector, &params);
+	call(t, t->region->fd, EXMAP_IOCTL_ACTION, &params, sizeof(params));
+}
+
+static void read_byte(struct thread *t, void *at)
+{
+	(void)t;
+	(void)*(volatile char *)at;
+}
+
+static void write_byte(struct thread *t, void *at)
+{
+	(void)t;
+	*(volatile char *)at = 1;
+}
+
+static void touch(struct thread *t, char *at, bool write)
+{
+	try_access(t, write ? write_byte : read_byte, at);
 }
 
 /* Touch pages of the region, and of a view, that may be there or not. */
@@ -247,9 +266,9 @@ static void op_touch(struct thread *t)
 
 	for (i = 0; i < 32; i++) {
 		if (view && below(t, 2))
-			touch(view + below(t, EXMAP_CHUNK_PAGES) * PAGE, !below(t, 8));
+			touch(t, view + below(t, EXMAP_CHUNK_PAGES) * PAGE, !below(t, 8));
 		else
-			touch(t->region->mem + below(t, t->region->pages) * PAGE, below(t, 2));
+			touch(t, t->region->mem + below(t, t->region->pages) * PAGE, below(t, 2));
 	}
 }
 
@@ -288,7 +307,7 @@ static void op_mmap(struct thread *t)
 	count(at == MAP_FAILED ? -1 : 0);
 	if (at == MAP_FAILED)
 		return;
-	touch(at, false);
+	touch(t, at, false);
 	munmap(at, length);
 }
 
@@ -326,25 +345,6 @@ static void op_foreign_io(struct thread *t)
 	count(process_vm_writev(getpid(), &ours, 1, &theirs, 1, 0));
 }
 
-static void op_nvme(struct thread *t)
-{
-	struct exmap_nvme_open nvme = { .flags = flags(t, EXMAP_NVME_INTERRUPTS),
-					.device = (uint8_t)number(t, 32),
-					.function = (uint8_t)number(t, 2),
-					.depth = (uint32_t)number(t, 64),
-					.prp_pages = (uint32_t)number(t, 4),
-					.eventfd = (int)number(t, 20) - 1 };
-	struct exmap_nvme_backing backing = { .flags = flags(t, 1),
-					      .device = (uint8_t)number(t, 32) };
-	long fd = call(t, t->region->fd, EXMAP_IOCTL_NVME_OPEN, &nvme, sizeof(nvme));
-
-	if (fd >= 0)
-		close((int)fd);
-	fd = call(t, t->region->fd, EXMAP_IOCTL_NVME_BACKING, &backing, sizeof(backing));
-	if (fd >= 0)
-		close((int)fd);
-}
-
 static void op_netlink(struct thread *t)
 {
 	count(fuzz_netlink(draw(t)));
@@ -379,17 +379,18 @@ void step(struct thread *t)
 		op_touch, op_touch, op_touch, op_snapshot, op_snapshot_questions,
 		op_view, op_close_snapshot, op_pread, op_scan, op_resize, op_settings,
 		op_questions, op_clone, op_mmap, op_advise, op_foreign_io, op_setup,
-		op_nvme, op_netlink, op_fork,
+		op_queue_open, op_queue_commands, op_queue_commands, op_queue_calls,
+		op_queue_close, op_netlink, op_fork,
 	};
 
 	ops[below(t, sizeof(ops) / sizeof(ops[0]))](t);
 }
 
-void on_signal(int number)
+void on_signal(int signal_number)
 {
-	__atomic_fetch_add(&statistics->signals, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&shared->signals, 1, __ATOMIC_RELAXED);
 	if (!may_jump) {
-		signal(number, SIG_DFL);
+		signal(signal_number, SIG_DFL);
 		return;
 	}
 	may_jump = false;
