@@ -31,10 +31,13 @@ GUESTS: dict[str, tuple[list[str], list[str]]] = {
     "presence": (["--memory", "8G"], []),
     "snapshot": (["--memory", "9G"], ["--sizes", "1GiB"]),
     "nvme": (
-        ["--nvme", "256M", "--iommu", "--append", "iommu=pt"],
+        # for throughput: what the stock driver transfers is translated by the IOMMU as what we do
+        ["--nvme", "256M:fast", "--iommu"],
         ["/dev/nvme0n1", "--overwrite", "--depths", "1,32"],
     ),
 }
+# more of it where instructions are counted: io_uring's cheapest case
+COUNTED = {"nvme": ("--append", "iommu=pt")}
 Records = list[dict[str, Any]]
 
 
@@ -77,7 +80,7 @@ def run_bench(
 
 def _one(bench: str, kernel: str, update: bool) -> int:
     file = COMMITTED / f"{bench}-{kernel}.json"
-    counted, _ = run_bench(bench, kernel, "--smp", "1", "--icount")
+    counted, _ = run_bench(bench, kernel, "--smp", "1", "--icount", *COUNTED.get(bench, ()))
     timed, missed = run_bench(bench, kernel)
     if not counted or not timed:
         print(f"bench {bench} on {kernel}: FAILED: no figures")

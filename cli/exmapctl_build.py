@@ -70,7 +70,8 @@ long presence_verify(struct presence_bench *bench, unsigned int how);
 int presence_prove(struct presence_bench *bench, uint64_t checks, struct bench_proof *proof);
 
 enum nvme_how {
-    NVME_USER, NVME_PREAD, NVME_URING, NVME_URING_FIXED, NVME_PASSTHROUGH, NVME_KERNEL, ...
+    NVME_USER, NVME_PREAD, NVME_URING, NVME_URING_FIXED, NVME_PASSTHROUGH, NVME_KERNEL,
+    NVME_USER_SHADOW, ...
 };
 struct nvme_config {
     uint32_t how; uint32_t threads; uint32_t polled; const char *device; uint64_t pages; uint64_t seed;
@@ -121,7 +122,8 @@ struct snapshot_latency {
     uint64_t ops; uint64_t wall_ns; uint64_t p50_ns; uint64_t p99_ns; uint64_t p999_ns; uint64_t max_ns;
 };
 struct snapshot_result {
-    uint64_t freeze_ns; uint64_t scan_ns; uint64_t unmap_ns; uint64_t drop_ns; uint64_t shootdowns;
+    uint64_t flush_ns; uint64_t freeze_ns; uint64_t scan_ns; uint64_t unmap_ns; uint64_t drop_ns;
+    uint64_t shootdowns;
     uint64_t faults; uint64_t torn; uint64_t unequal;
     uint64_t frozen_ns; uint64_t scanned_ns; uint64_t dropped_ns;
     struct snapshot_latency phases[...]; uint32_t buckets; uint32_t timeline[...];
@@ -146,6 +148,7 @@ ffibuilder.set_source(
         "libexmap/include/exmap_user.h",
         "libexmap/include/exmap_nvme.h",
         "kmod/uapi/exmap.h",
+        "kmod/uapi/exmap_nvme_abi.h",
     ],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
     extra_link_args=["-pthread", "-lm"],

@@ -16,6 +16,7 @@ enum nvme_how {
 	NVME_URING_FIXED = 3,	/* the same, registered buffers and file */
 	NVME_PASSTHROUGH = 4,	/* io_uring commands to the character device, registered as well */
 	NVME_KERNEL = 5,	/* READ and WRITE of a region whose backing the kernel drives */
+	NVME_USER_SHADOW = 6,	/* owned queue, shadow doorbells */
 };
 
 /**
@@ -143,6 +144,11 @@ long nvme_ring_reap(struct nvme_thread *thread, unsigned int min);
 int nvme_kernel_open(struct nvme_thread *thread, struct exmap *ex, unsigned int number);
 int nvme_kernel_submit(struct nvme_thread *thread, unsigned int n);
 long nvme_kernel_reap(struct nvme_thread *thread, unsigned int min);
+
+static inline bool nvme_is_owned(const struct nvme_config *config)
+{
+	return config->how == NVME_USER || config->how == NVME_USER_SHADOW;
+}
 
 /* The next page of the device, and where to put it. */
 static inline uint64_t nvme_next(struct nvme_thread *thread, unsigned int *slot)

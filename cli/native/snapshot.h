@@ -157,6 +157,7 @@ struct snapshot_latency {
 
 /**
  * struct snapshot_result - what a run measured
+ * @flush_ns: a flush of the TLBs and nothing else, while the writers run
  * @freeze_ns: the call, while the writers run
  * @scan_ns: first scan of the copy, from the return of the freeze on
  * @unmap_ns: munmap of the view, or 0
@@ -174,6 +175,7 @@ struct snapshot_latency {
  * @timeline: transactions that ended in each SNAPSHOT_BUCKET_NS since BEFORE began
  */
 struct snapshot_result {
+	uint64_t flush_ns;
 	uint64_t freeze_ns;
 	uint64_t scan_ns;
 	uint64_t unmap_ns;

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <x86intrin.h>
 
@@ -22,6 +23,7 @@
 #define PAGE_RECORDS	(EXMAP_PAGE_SIZE / 8 / RECORD_WORDS)
 #define AREA_WORDS	64u
 #define CALIBRATION_NS	30000000u
+#define FLUSHED_PAGES	64u
 #define STOP		SNAPSHOT_PHASES
 
 struct histogram {
@@ -301,6 +303,26 @@ static int drop(struct traffic *traffic, struct snapshot_result *result)
 	return ret;
 }
 
+/*
+ * What no freeze can do without: other CPUs' TLBs are emptied.  So many pages lose
+ * their protection that the kernel does not invalidate them one by one.
+ */
+static int flush_alone(uint64_t *ns)
+{
+	const size_t size = FLUSHED_PAGES * EXMAP_PAGE_SIZE;
+	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	uint64_t begin = bench_now();
+	int ret;
+
+	if (mem == MAP_FAILED)
+		return -errno;
+	ret = mprotect(mem, size, PROT_READ) ? -errno : 0;
+	*ns = bench_now() - begin;
+	munmap(mem, size);
+	return ret;
+}
+
 /* The phases, from the thread that freezes and scans. */
 static int conduct(struct traffic *traffic, const int *cpus, struct snapshot_result *result)
 {
@@ -310,6 +332,9 @@ static int conduct(struct traffic *traffic, const int *cpus, struct snapshot_res
 	int ret, phase;
 
 	bench_pause(plan->warmup_ns);
+	ret = flush_alone(&result->flush_ns);
+	if (ret)
+		return ret;
 	marks[SNAPSHOT_BEFORE] = bench_now();
 	__atomic_store_n(&traffic->origin, __rdtsc(), __ATOMIC_RELAXED);
 	let_work(traffic, SNAPSHOT_BEFORE, plan->before_ns);

@@ -1,12 +1,13 @@
 """bench nvme, without a device: what is measured, compared and promised."""
 
+import errno
 from types import SimpleNamespace
 
 import pytest
 from exmapctl.bench import nvme
 from exmapctl.bench.measure import Figures
 from exmapctl.bench.nvme import Measured, Variant
-from exmapctl.bench.nvme_cli import parse_depths
+from exmapctl.bench.nvme_cli import parse_depths, parse_paths
 from exmapctl.bench.record import Record
 from exmapctl.errors import BenchFailedError
 from typer import BadParameter
@@ -112,6 +113,32 @@ def test_depths_are_read_and_refused() -> None:
     for text in ("", "0", "1,", "257", "x"):
         with pytest.raises(BadParameter):
             parse_depths(text)
+
+
+def test_paths_are_read_in_the_order_of_measuring_and_refused() -> None:
+    assert parse_paths("uring,user_shadow,user") == ["user", "user_shadow", "uring"]
+    assert {v.path for v in nvme.plan(2, [1], ["user", "uring"])} == {"user", "uring"}
+    for text in ("", "user", "uring", "user,pread", "user,uring,x"):
+        with pytest.raises(BadParameter):
+            parse_paths(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "result", "absent"),
+    [
+        ("user", -errno.EOPNOTSUPP, False),
+        ("user_shadow", -errno.EOPNOTSUPP, True),
+        ("user_shadow", -errno.EIO, False),
+        ("user_shadow", 256, False),
+        ("uring_poll", -errno.EINVAL, True),
+        ("uring_poll", 0, False),
+        ("uring_poll", 256, False),
+    ],
+)
+def test_a_way_that_is_not_to_be_had_is_left_out_and_a_failure_is_not(
+    path: str, result: int, absent: bool
+) -> None:
+    assert nvme.is_absent(path, result) == absent
 
 
 @pytest.mark.parametrize(

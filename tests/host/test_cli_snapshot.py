@@ -295,6 +295,15 @@ def test_every_target_can_be_missed(index: int, value: float, ratio: float) -> N
     assert [target.passed for target in targets(records, [1, 2])].count(False) == 1
 
 
+@pytest.mark.parametrize(("ratio", "passed"), [(49, False), (50, True)])
+def test_a_pause_in_instructions_counts_where_there_is_one(ratio: float, passed: bool) -> None:
+    late = Record("snapshot", "size=1GiB,writers=1", "writer_stall_max_ms", "ms", 9, "fork", 10)
+    case = "size=1GiB,writers=1,op=pause"
+    pause = Record("snapshot", case, "instructions_per_op", "instructions/op", 500_000, "fork", ratio)
+    records = [late if record.metric == late.metric else record for record in good_records()]
+    assert all(target.passed for target in targets([*records, pause], [1, 2])) == passed
+
+
 @pytest.mark.parametrize(("text", "size"), [("64MiB", 64 << 20), ("2GiB", 2 << 30)])
 def test_sizes_are_read(text: str, size: int) -> None:
     assert snapshot_cli.parse_size(text) == size

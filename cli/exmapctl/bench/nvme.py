@@ -4,6 +4,7 @@ The device changes hands in every round: first exmap's ways are measured, then a
 driver, so that a noisy moment hits all of them.
 """
 
+import errno
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -34,15 +35,17 @@ TIMED_TRANSFERS = 2_000
 PERCENTILES = ("p50", "p99", "p999", "max")
 HOWS: dict[str, int] = {
     "user": lib.NVME_USER,
+    "user_shadow": lib.NVME_USER_SHADOW,
     "kernel": lib.NVME_KERNEL,
     "pread": lib.NVME_PREAD,
     "uring": lib.NVME_URING,
     "uring_poll": lib.NVME_URING_FIXED,
     "uring_passthrough": lib.NVME_PASSTHROUGH,
 }
-OWN = ("user", "kernel")
+OWN = ("user", "user_shadow", "kernel")
 URING = ("uring", "uring_poll", "uring_passthrough")
 BEST = "uring_best"
+POLLED = ("uring_poll", "uring_passthrough")
 POLL_QUEUES = Path("/sys/module/nvme/parameters/poll_queues")
 
 
@@ -72,13 +75,13 @@ class Measured:
     latency: dict[str, float] = field(default_factory=dict)
 
 
-def plan(cpus: int, depths: Sequence[int]) -> list[Variant]:
-    """List the variants that this machine may be able to run."""
+def plan(cpus: int, depths: Sequence[int], paths: Sequence[str] = tuple(HOWS)) -> list[Variant]:
+    """List the variants of these paths that this machine may be able to run."""
     counted = counts_instructions()
     threads = [1] if counted else [n for n in THREADS if n <= cpus]
     return [
         Variant(path, op, depth, n)
-        for path in HOWS
+        for path in paths
         for n in threads
         for op in OPS
         for depth in depths
@@ -102,20 +105,27 @@ def is_polled(path: str, release: str | None = None) -> bool:
     return path == "uring_poll" or (path == "uring_passthrough" and (major, minor) >= (6, 6))
 
 
+def is_absent(path: str, result: int) -> bool:
+    """Tell whether an error means that this kernel, or this controller, does not have a way."""
+    if path in POLLED:
+        return result < 0
+    return path == "user_shadow" and result == -errno.EOPNOTSUPP
+
+
 @contextmanager
 def opened(path: str, device: str, threads: int, pages: int) -> Iterator[Any]:
-    """Open one way, and see that it reads what is on the device; yields None if the kernel has it not."""
+    """Open one way, and see that it reads what is on the device; yields None where there is no such way."""
     out = ffi.new("struct nvme_bench **")
     name = ffi.new("char[]", os.fsencode(device))
     config = ffi.new("struct nvme_config *", (HOWS[path], threads, is_polled(path), name, pages, SEED))
     result = lib.nvme_open(config, out)
-    if result and path in ("uring_poll", "uring_passthrough"):
+    if is_absent(path, result):
         yield None
         return
     check(result, f"cannot open {device} for {path}")
     try:
         wrong = lib.nvme_verify(out[0])
-        if wrong < 0 and path in ("uring_poll", "uring_passthrough"):
+        if is_absent(path, wrong):
             yield None
             return
         if check(wrong, f"{path}: reading"):
@@ -228,7 +238,7 @@ def compare(variant: Variant, measured: dict[Variant, Measured]) -> Iterator[Rec
         return
     rate, other = own.figures.ops_per_s, base.figures.ops_per_s
     yield Record("nvme", case, METRIC, "io/s", rate, BEST, rate / other)
-    if variant.path != "user":
+    if not variant.path.startswith("user"):
         ratio = base.calls / own.calls if own.calls else 1.0
         yield Record("nvme", case, "syscalls_per_io", "1/io", own.calls, BEST, ratio)
     for name, latency in own.latency.items():
@@ -267,9 +277,11 @@ def polled_queues(wanted: int) -> Iterator[None]:
         POLL_QUEUES.write_text(before)
 
 
-def run_nvme(bench: Bench, pages: int, depths: Sequence[int], advance: Callable[[str], None]) -> list[Record]:
-    """Measure all variants, and leave the controller with the driver that had it."""
-    variants = plan(len(bench.cpus), depths)
+def run_nvme(
+    bench: Bench, pages: int, variants: list[Variant], advance: Callable[[str], None]
+) -> list[Record]:
+    """Measure variants, and leave the controller with the driver that had it."""
+    depth = max(variant.depth for variant in variants)
     try:
         with polled_queues(max(variant.threads for variant in variants)):
             for _ in range(1 if counts_instructions() else bench.timing.rounds):
@@ -277,8 +289,8 @@ def run_nvme(bench: Bench, pages: int, depths: Sequence[int], advance: Callable[
             measured = with_best(bench.measured())
             records = [record for variant in measured for record in compare(variant, measured)]
             if not counts_instructions():
-                base = measured[Variant(BEST, "read", depths[-1], 1)]
-                records.append(prove_user(bench, pages, base, depths[-1]))
+                base = measured[Variant(BEST, "read", depth, 1)]
+                records.append(prove_user(bench, pages, base, depth))
     finally:
         bind(bench.machine, bench.controller, bench.controller.driver or STOCK)
     return records
@@ -297,7 +309,7 @@ def targets(records: Sequence[Record]) -> list[Target]:
     calls = [
         record
         for record in records
-        if record.case.startswith("path=user") and record.metric == "syscalls_per_io"
+        if record.case.startswith("path=user,") and record.metric == "syscalls_per_io"
     ]
     return [
         Target.at_least(f"{case}: times the IOPS of io_uring", rate.ratio if rate else None, 1.3),

@@ -19,7 +19,7 @@ from exmapctl.bench.cli import (
     report,
 )
 from exmapctl.bench.measure import counts_instructions, on_first_cpu
-from exmapctl.bench.nvme import DEPTHS, METRIC, Bench, plan, run_nvme, targets
+from exmapctl.bench.nvme import DEPTHS, HOWS, METRIC, URING, Bench, plan, run_nvme, targets
 from exmapctl.controllers import STOCK, bind, find_controller, wait_for_disk
 from exmapctl.errors import NotRootError
 from exmapctl.machine import Machine
@@ -40,6 +40,17 @@ def parse_depths(text: str) -> list[int]:
     return depths
 
 
+def parse_paths(text: str) -> list[str]:
+    """Read names of paths, such as user,uring."""
+    paths = text.split(",")
+    for path in paths:
+        if path not in HOWS:
+            raise typer.BadParameter(f"{path}: a path is one of {', '.join(HOWS)}")
+    if "user" not in paths or not set(URING) & set(paths):
+        raise typer.BadParameter(f"{text}: the bench compares user with one of {', '.join(URING)} at least")
+    return [path for path in HOWS if path in paths]
+
+
 def nvme_command(
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="PCI address, nvme0, or /dev/nvme0n1.")],
     overwrite: Annotated[
@@ -49,6 +60,7 @@ def nvme_command(
     depths: Annotated[
         str, typer.Option(metavar="N,N", help="Transfers in flight in each thread.")
     ] = ",".join(map(str, DEPTHS)),
+    paths: Annotated[str, typer.Option(metavar="PATH,PATH", help="Ways to transfer pages.")] = ",".join(HOWS),
     seconds: SecondsOption = 0.3,
     rounds: RoundsOption = 3,
     quick: QuickOption = False,
@@ -61,7 +73,7 @@ def nvme_command(
     An owned queue, against pread and io_uring (with interrupts, with polling, with passthrough). The device
     goes to exmap-nvme and to the stock driver in turn. Destroys what is on it. Needs root.
     """
-    chosen = parse_depths(depths)
+    chosen, ways = parse_depths(depths), parse_paths(paths)
     check_plot(plot)
     if os.geteuid():
         raise NotRootError("bench nvme")
@@ -76,9 +88,10 @@ def nvme_command(
     pages = int(Path(f"/sys/block/{disk}/size").read_text()) * 512 // PAGE
     with on_first_cpu() as cpus:
         bench = Bench(machine, controller, cpus, timing)
-        steps = len(plan(len(cpus), chosen)) * (1 if counts_instructions() else timing.rounds)
+        variants = plan(len(cpus), chosen, ways)
+        steps = len(variants) * (1 if counts_instructions() else timing.rounds)
         records = measure_with_progress(
-            "nvme", steps, lambda advance: run_nvme(bench, pages, chosen, advance)
+            "nvme", steps, lambda advance: run_nvme(bench, pages, variants, advance)
         )
     metric = "instructions_per_io" if counts_instructions() else METRIC
     report(records, metric, as_json, plot, targets(records) if check else [])

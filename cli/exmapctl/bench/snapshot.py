@@ -28,6 +28,8 @@ after   writers alone
 
 freeze_us               the whole call, of a memory that nobody writes; median of 5
 freeze_busy_us          the same while the writers run
+flush_busy_us           what of that is the flush of all TLBs, which no way can do without: mprotect of 64
+                        pages that have nothing to do with it
 scan_ms                 the first scan of the copy, with making and filling the mapping
 unmap_ms, drop_ms       munmap of the view; close. Both after the scan, with the writers' copies
 drop_idle_ms            close of a snapshot that nobody has used
@@ -41,8 +43,9 @@ writer_shootdowns_scan  the same in the run with the scan
 writer_faults           page faults of the writers in the run with the scan
 copies                  pages copied for the snapshot; the ratio is to fork's writer_faults
 instructions_per_op     only where time counts instructions (EXMAP_ICOUNT), on the one CPU that there is then:
-                        op=freeze and op=drop of a memory that nobody writes, and op=write, a transaction of
-                        the writer with its copies, from the freeze on, while nobody looks at the copy
+                        op=freeze and op=drop of a memory that nobody writes, op=write, a transaction of the
+                        writer with its copies, from the freeze on, while nobody looks at the copy, and
+                        op=pause, the longest of these: all that the CPU executes from its begin to its end
 
 Nothing is reported before it is known to be right. The words of a page sum to zero after every transaction:
 of a copy at most one page for each writer may not, that of the transaction under way. And before anything is
@@ -261,6 +264,7 @@ def measure_run(
     values = {
         "freeze_us": freeze_us,
         "freeze_busy_us": result.freeze_ns / 1e3,
+        "flush_busy_us": result.flush_ns / 1e3,
         "scan_ms": result.scan_ns / 1e6,
         "unmap_ms": result.unmap_ns / 1e6,
         "drop_ms": result.drop_ns / 1e6,
@@ -282,6 +286,7 @@ def measure_run(
             "freeze": freeze_us * 1e3,
             "drop": drop_idle_ms * 1e6,
             "write": written.wall_ns / written.ops,
+            "pause": float(written.max_ns),
         }
     return Figures(values, timeline, tuple(mark / 1e6 for mark in marks), instructions)
 
