@@ -49,7 +49,6 @@ def describe(machine: Machine, path: Path) -> Controller:
     driver = path / "driver"
     name = next((entry.name for entry in sorted((path / "nvme").glob("nvme*"))), "")
     stock = f"{DEVICES}/{path.name}/nvme/{name}"
-    disks = [entry.name for entry in (path / "nvme" / name).glob("nvme*n*") if entry.is_dir()] if name else []
     return Controller(
         address=path.name,
         driver=os.path.basename(os.readlink(driver)) if driver.is_symlink() else "",
@@ -57,8 +56,14 @@ def describe(machine: Machine, path: Path) -> Controller:
         model=machine.read(f"{stock}/model") if name else "",
         serial=machine.read(f"{stock}/serial") if name else "",
         iommu=(path / "iommu_group").exists(),
-        disks=tuple(sorted(disk for disk in disks if re.fullmatch(r"nvme\d+n\d+", disk))),
+        disks=tuple(sorted(_disks(path / "nvme" / name))) if name else (),
     )
+
+
+def _disks(stock: Path) -> set[str]:
+    """Return the block devices of a controller; nvme1c0n1, a path of several, belongs to nvme1n1."""
+    names = (re.fullmatch(r"(nvme\d+)(?:c\d+)?(n\d+)", entry.name) for entry in stock.glob("nvme*n*"))
+    return {name[1] + name[2] for name in names if name}
 
 
 def find_controller(machine: Machine, address: str) -> Controller:
@@ -67,9 +72,9 @@ def find_controller(machine: Machine, address: str) -> Controller:
     Raises ControllerAbsentError.
     """
     wanted = re.sub(r"^/dev/", "", address)
-    wanted = re.sub(r"^(nvme\d+)n\d+$", r"\1", wanted)
     for controller in list_controllers(machine):
-        if wanted in (controller.address, controller.address.removeprefix("0000:"), controller.name):
+        short = controller.address.removeprefix("0000:")
+        if wanted and wanted in (controller.address, short, controller.name, *controller.disks):
             return controller
     raise ControllerAbsentError(address)
 

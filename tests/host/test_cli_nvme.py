@@ -1,6 +1,7 @@
 """exmapctl nvme, on a made-up machine: who drives what, and what stands in the way."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,16 @@ def test_a_controller_has_several_names(machine: Machine, name: str) -> None:
     assert find_controller(machine, name).address == FREE
 
 
+def test_disks_are_found_by_their_paths_and_whatever_their_numbers(machine: Machine) -> None:
+    stock = machine.path(f"/sys/bus/pci/devices/{FREE}/nvme/nvme0")
+    (stock / "nvme0n1").rename(stock / "nvme3c0n2")
+    (stock / "hwmon7").mkdir()
+    assert find_controller(machine, "/dev/nvme3n2").disks == ("nvme3n2",)
+
+
 @pytest.mark.parametrize("name", ["0000:00:01.0", "nvme7", "", "nvme0n1p1"])
 def test_other_names_are_refused(machine: Machine, name: str) -> None:
+    shutil.rmtree(machine.path(f"/sys/bus/pci/devices/{FREE}/nvme"))  # as if it were another driver's
     with pytest.raises(ControllerAbsentError):
         find_controller(machine, name)
 

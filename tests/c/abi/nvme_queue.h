@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <time.h>
 
 #include "abi.h"
@@ -326,25 +327,42 @@ static inline void give_to(const char *name, const char *from, const char *to)
 	put(path, name);
 }
 
+/*
+ * Opens the first namespace in a directory of sysfs, which is a controller's.  The numbers in its
+ * name are not always the controller's and one: a controller that was bound again while somebody
+ * held its last namespace has that one's subsystem, and the next number in it.
+ */
+static inline int open_namespace(const char *path)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	unsigned int number, nsid;
+	char disk[64];
+	int fd = -1;
+
+	while (dir && fd < 0 && (entry = readdir(dir))) {
+		if (sscanf(entry->d_name, "nvme%un%u", &number, &nsid) != 2)
+			continue;
+		snprintf(disk, sizeof(disk), "/dev/nvme%un%u", number, nsid);
+		fd = open(disk, O_RDWR | O_DIRECT);
+	}
+	if (dir)
+		closedir(dir);
+	return fd;
+}
+
 /* The block device of a controller that the stock driver has. */
 static inline int open_stock(const char *name)
 {
-	char path[96], disk[128];
-	struct dirent *entry;
-	DIR *dir = NULL;
+	char pattern[96];
+	glob_t found;
 	int i, fd = -1;
 
+	snprintf(pattern, sizeof(pattern), "/sys/bus/pci/devices/%s/nvme/nvme*", name);
 	for (i = 0; i < 3000 && fd < 0; i++) {
-		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/nvme", name);
-		dir = opendir(path);
-		while (dir && (entry = readdir(dir))) {
-			if (strncmp(entry->d_name, "nvme", 4))
-				continue;
-			snprintf(disk, sizeof(disk), "/dev/%.32sn1", entry->d_name);
-			fd = open(disk, O_RDWR | O_DIRECT);
-		}
-		if (dir)
-			closedir(dir);
+		if (!glob(pattern, 0, NULL, &found))
+			fd = open_namespace(found.gl_pathv[0]);
+		globfree(&found);
 		usleep(10000);
 	}
 	CHECK(fd >= 0);
