@@ -103,7 +103,9 @@ def _look(region: drgn.Object) -> Iterator[Finding]:
 def _check_chunks(region: drgn.Object, places: Places) -> Iterator[tuple[str, str]]:
     pfns = exmap_region_frames(region)
     for nr, chunk in for_each_exmap_chunk(region):
-        words = read_array(region.prog_, chunk.words.value_(), CHUNK_PAGES, np.uint32)
+        # the table of the last chunk may have entries of other mappings, too
+        count = min(CHUNK_PAGES, int(region.nr_pages) - nr * CHUNK_PAGES)
+        words = read_array(region.prog_, chunk.words.value_(), count, np.uint32)
         state = words & np.uint32(RES_STATE_MASK)
         mapped = (state > 0) & (state <= RES_FRAME_MASK)
         frames = (words & np.uint32(RES_FRAME_MASK)) - np.uint32(1)
@@ -116,7 +118,7 @@ def _check_chunks(region: drgn.Object, places: Places) -> Iterator[tuple[str, st
         places.setdefault("mapped", []).append(frames[held])
         if region.dead or exmap_chunk_state(chunk) is ChunkState.NO_TABLE:
             continue
-        entries = read_array(region.prog_, chunk.table.value_(), CHUNK_PAGES, np.uint64)
+        entries = read_array(region.prog_, chunk.table.value_(), count, np.uint64)
         yield from _check_entries(nr, words, mapped & ~outside, frames, entries, pfns)
 
 

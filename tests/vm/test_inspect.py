@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import mmap
 import os
 import struct
 import time
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 import libexmap
 
 MODULE = os.environ.get("EXMAP_KO", "")
+# linux/mman.h
+MAP_FIXED_NOREPLACE = 0x100000
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,26 @@ def test_helpers_say_what_the_module_says(prog: drgn.Program, region: libexmap.R
     assert found.comm.string_() == Path("/proc/self/comm").read_bytes().strip()
     numbers = exmap_drgn.exmap_region_frames(found)
     assert len(set(numbers.tolist())) == int(found.pool.total) == counters.total
+
+
+def test_mappings_behind_a_region_are_none_of_its_pages(prog: drgn.Program) -> None:
+    """They share the page table of its last chunk."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    size = 64 * mmap.PAGESIZE
+    with libexmap.Region.open(pages=600, pool=600, backend="kernel") as region:
+        region[0].alloc(range(600))
+        end = region.page(599).ctypes.data + mmap.PAGESIZE
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+        address = libc.mmap(
+            ctypes.c_void_p(end), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0
+        )
+        assert address == end, os.strerror(ctypes.get_errno())
+        ctypes.memset(address, 1, size)
+        [found] = exmap_drgn.for_each_exmap_region(prog)
+        assert exmap_drgn.exmap_pte_of(found, 600)
+        assert exmap_drgn.check_region(found) == []
+        assert libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size)) == 0
 
 
 def test_an_entry_is_what_pagemap_shows(prog: drgn.Program, region: libexmap.Region) -> None:
