@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exmap_netlink import Events
+from exmap_netlink import Event, Events
 from exmapctl.app import app
 from exmapctl.controllers import find_controller
 from exmapctl.machine import Machine
@@ -76,6 +76,14 @@ def repeat_until_it_fails(call: Callable[[], object]) -> int:
     pytest.fail("it does not fail")
 
 
+def controller_lost(events: Events, address: str, errors: set[int]) -> Event:
+    """Return the event that says so of this controller, for one of these errors."""
+    (event,) = told(events, "controller_lost", 1)
+    assert event.controller == number_of(address)
+    assert event.error in errors
+    return event
+
+
 # QEMU answers reads of a device that is not there with zeros, so that it may seem to have been reset
 LOST = {errno.EIO, errno.ENODEV}
 
@@ -102,10 +110,7 @@ def test_unplugging_ends_the_queue_of_an_owner_with_reads_in_flight(
         keep_reading()
         unplug(serial, address)
         assert repeat_until_it_fails(keep_reading) in errors
-        (event,) = told(events, "controller_lost", 1)
-        assert event.controller == number_of(address)
-        assert event.error in errors
-        assert event.pid == os.getpid()
+        assert controller_lost(events, address, errors).pid == os.getpid()
         wait_until_gone(unplug, address)
         with pytest.raises(libexmap.QueueDead):
             queue.check()
@@ -139,9 +144,7 @@ def test_unplugging_ends_the_backing_of_a_region_that_reads(
         unplug(serial, address)
         # what was in flight gives EIO
         assert repeat_until_it_fails(read_again) in LOST
-        (event,) = told(events, "controller_lost", 1)
-        assert event.controller == number_of(address)
-        assert event.error in errors
+        controller_lost(events, address, errors)
         wait_until_gone(unplug, address)
         assert repeat_until_it_fails(lambda: region[0].read([0])) == errno.ENODEV
         # what could not be read waits for a flush
