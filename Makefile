@@ -12,12 +12,12 @@ POWER_FAILURES ?= 20
 help:
 	@echo "make demo                   load real data into exmapdb in a guest, and check it"
 	@echo "  BACKEND=posix  without a guest   STORAGE=block  on a block device, not on NVMe queues"
-	@echo "make test                   lint, host tests, the VM suite on both kernels"
+	@echo "make test                   lint, host tests, a power failure, the VM suite on both kernels"
 	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
-	@echo "make test-kcsan             the cases of the ABI where data races are reported (ci/debug-kernel)"
+	@echo "make test-kcsan             the C cases, random calls and snapshots where data races are reported (ci/debug-kernel)"
 	@echo "make test-matrix            the VM suite on 6.1, 6.12 and 7.2 (Debian sid, in a chroot)"
 	@echo "make fuzz                   damaged databases, at random, for FUZZ_SECONDS (600)"
-	@echo "make crash                  kill exmapdb, and guests that run it, many times"
+	@echo "make crash                  kill exmapdb, and guests that run it, many times: transfers and TPC-C"
 	@echo "  KILLS=300  of the process   POWER_FAILURES=20  of the guest"
 	@echo "make bench                  the benches, in a guest; compares with docs/bench"
 	@echo "make coverage               which lines of the module the tests execute"
@@ -37,16 +37,16 @@ else
 endif
 
 test: setup
-	@$(PY) ci/suite.py lint host vm:6.1+vm:6.12 vm-short:debug
+	@$(PY) ci/suite.py lint+crash host vm:6.1+vm:6.12 vm-short:debug
 
 test-host: setup
 	@$(PY) ci/suite.py lint host
 
 test-debug: setup
-	@$(PY) ci/suite.py vm-faults:debug vm:debug
+	@$(PY) ci/suite.py vm-faults:debug vm:debug@1/2+vm:debug@2/2
 
 test-kcsan: setup
-	@$(PY) ci/suite.py vm-short:debug-kcsan
+	@$(PY) ci/suite.py vm-short:debug-kcsan vm-races:debug-kcsan
 
 test-matrix: setup
 	@ci/chroot-kernel sid

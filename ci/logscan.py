@@ -1,9 +1,10 @@
-"""Find what must not stand in a kernel log."""
+"""Read what a guest left behind: what must not stand in a kernel log, and how a lost guest ended."""
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-__all__ = ["complaints", "leaks"]
+__all__ = ["complaints", "last_words", "leaks", "log_lines"]
 
 _BAD = re.compile(
     r"""
@@ -72,3 +73,20 @@ def leaks(report: str) -> list[str]:
     """Return the objects of a kmemleak report that the module allocated, with their backtraces."""
     objects = re.split(r"^(?=unreferenced object)", report, flags=re.MULTILINE)
     return [text.rstrip("\n") for text in objects if "[exmap]" in text or _NAMELESS.search(text)]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+
+
+def log_lines(out: Path) -> list[str]:
+    """Return the kernel's log from a guest's results, or what there is of it."""
+    return _lines(out / "dmesg") or _lines(out / "kmsg") + _lines(out / "console")
+
+
+def last_words(out: Path) -> str:
+    """Return how QEMU ended, whether by a triple fault, and the ends of the log and of the console."""
+    faults = [line for line in _lines(out / "resets") if "Triple fault" in line]
+    ends = [(faults, 1), *((_lines(out / name), 8) for name in ("launcher", "kmsg"))]
+    ends.append((_lines(out / "console"), 60))
+    return "".join(line for lines, last in ends for line in lines[-last:])

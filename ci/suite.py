@@ -1,6 +1,6 @@
 """Run the parts of the test suite and add up what they say.
 
-Parts: lint, host, vm:KERNEL, vm-short:KERNEL, vm-faults:KERNEL; the last two are
+Parts: lint, host, crash, vm:KERNEL, vm-short:KERNEL, vm-faults:KERNEL; the last two are
 skipped if that kernel is not there.  Parts joined by a plus run side by side: a guest's tests keep one
 CPU busy.  The last line printed is "N passed, N failed, N skipped", a lost guest
 and a failed linter being failures.
@@ -39,6 +39,8 @@ HEARTBEAT = 60.0
 # a case of tests/c/abi that lacks something exits with
 SKIP = 77
 CASES_SECONDS = 900.0
+# in which threads and processes meet at random
+RACES = ("tests/vm/test_snapshot.py", "tests/vm/test_fuzz.py")
 
 
 @dataclass(slots=True)
@@ -89,21 +91,33 @@ def run_lint(outcome: Outcome) -> None:
             outcome.fail(f"lint {check.name}")
 
 
-def run_host(outcome: Outcome) -> None:
-    """Run tests/host on this machine."""
-    report = kernels.ROOT / "build/junit-host.xml"
+def run_here(outcome: Outcome) -> None:
+    """Run a directory of tests on this machine: host, or crash, whose tests boot guests of their own."""
+    report = kernels.ROOT / f"build/junit-{outcome.part}.xml"
     report.unlink(missing_ok=True)
-    returncode = processes.run(_pytest("tests/host", f"--junitxml={report}"), cwd=kernels.ROOT)
+    returncode = processes.run(_pytest(f"tests/{outcome.part}", f"--junitxml={report}"), cwd=kernels.ROOT)
     read_junit(report, outcome)
     if returncode and not outcome.failed:
         outcome.fail(f"pytest ended with {returncode}")
 
 
 def _vm_guest(kernel: str) -> vm.Guest:
-    guest = vm.Guest(kernel=kernel, nvme=DISKS, iommu=True, load=True, timeout=1500.0)
+    guest = vm.Guest(kernel=kernel, nvme=DISKS, iommu=True, load=True, timeout=2100.0)
     if kernel.startswith("debug"):
-        return dataclasses.replace(guest, kmemleak=True, timeout=3000.0)
+        return dataclasses.replace(guest, kmemleak=True, timeout=5400.0)
     return guest
+
+
+def share_of(tests: Sequence[str], share: str) -> list[str]:
+    """Return the n-th of m shares of the tests, by "n/m"; all of them by ""."""
+    number, _, shares = (share or "1/1").partition("/")
+    return list(tests[int(number) - 1 :: int(shares)])
+
+
+def _vm_tests() -> list[str]:
+    return sorted(
+        str(path.relative_to(kernels.ROOT)) for path in (kernels.ROOT / "tests/vm").glob("test_*.py")
+    )
 
 
 def _add_complaints(outcome: Outcome, result: vm.Result) -> None:
@@ -111,12 +125,12 @@ def _add_complaints(outcome: Outcome, result: vm.Result) -> None:
     outcome.failed += bool(result.complaints)
 
 
-def run_vm(outcome: Outcome, kernel: str, lock: bool) -> None:
-    """Run tests/vm in one boot of a kernel; without `lock` beside other guests."""
-    log = kernels.ROOT / f"build/vm-{kernel}.log"
+def run_vm(outcome: Outcome, kernel: str, lock: bool, tests: Sequence[str]) -> None:
+    """Run files of tests/vm in one boot of a kernel; without `lock` beside other guests."""
+    log = kernels.ROOT / f"build/{outcome.part.replace(':', '-').replace('/', 'of')}.log"
     guest = dataclasses.replace(_vm_guest(kernel), environment={"EXMAP_TEST_PROGRAMS": str(build_programs())})
     with vm.results_directory() as out:
-        command = ["sh", GUEST_NVME, "exmap2", "sh", GUEST_SUITE]
+        command = ["sh", GUEST_NVME, "exmap2", "sh", GUEST_SUITE, *tests]
         result = vm.run(guest, command, out=out, log=log, lock=lock)
         read_junit(out / "junit.xml", outcome)
     _add_complaints(outcome, result)
@@ -173,14 +187,17 @@ def run_cases(outcome: Outcome, kernel: str, lock: bool, program: str, kmemleak:
 def _run_part(part: str, outcome: Outcome, lock: bool) -> None:
     if part == "lint":
         run_lint(outcome)
-    elif part == "host":
-        run_host(outcome)
+    elif part in ("host", "crash"):
+        run_here(outcome)
     elif part.startswith("vm-short:"):
         run_cases(outcome, part.removeprefix("vm-short:"), lock, "abi")
+    elif part.startswith("vm-races:"):
+        run_vm(outcome, part.removeprefix("vm-races:"), lock, RACES)
     elif part.startswith("vm-faults:"):
         run_cases(outcome, part.removeprefix("vm-faults:"), lock, "faults", kmemleak=True)
     elif part.startswith("vm:"):
-        run_vm(outcome, part.removeprefix("vm:"), lock)
+        kernel, _, share = part.removeprefix("vm:").partition("@")
+        run_vm(outcome, kernel, lock, share_of(_vm_tests(), share))
     else:
         outcome.fail(f"no part {part!r}")
 

@@ -129,6 +129,7 @@ def kvm_works(image: Path) -> bool:
     return works
 
 
+_HERE = Path(__file__).resolve().parent
 _FIXED = ("--disable-microvm", "--force-9p", "--user", "root")
 
 
@@ -159,8 +160,8 @@ def _cached_directories() -> list[str]:
 
 
 def _console_options(out: Path) -> list[str]:
-    """Return the option that keeps what is written to the console, a panic for one: virtme-ng does not."""
-    return [f"-set chardev.console.path={out / 'console'}"]
+    """Return options that keep what goes to the console, a panic for one, and word of a triple fault."""
+    return [f"-set chardev.console.path={out / 'console'}", f"-d cpu_reset -D {out / 'resets'}"]
 
 
 def _memory_options(guest: Guest, out: Path) -> list[str]:
@@ -188,9 +189,11 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
         append.append("tsc=reliable")
     if guest.kmemleak:
         append.append("kmemleak=on")
-    command = [_vng(), "--run", str(kernel.image), *_FIXED]
+    command = [_vng(), "--run", str(kernel.image), f"--qemu={_HERE / 'qemu.sh'}", *_FIXED]
     if not kvm:
         command.append("--disable-kvm")
+        # eventfds win nothing without KVM, and QEMU's main loop, which is the devices, polls 390 of them
+        qemu.append("-global virtio-pci.ioeventfd=off")
     command += ["--cpus", str(smp), "--memory", guest.memory]
     if kernels.ROOT.is_relative_to("/tmp") or kernels.ROOT.is_relative_to("/var/tmp"):
         # the guest has an empty file system of its own there
@@ -199,8 +202,7 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
     for option in append:
         command += ["--append", option]
     command.append("--qemu-opts=" + " ".join(qemu))
-    guest_script = Path(__file__).resolve().parent / "guest.sh"
-    return [*command, "--exec", f"sh {guest_script} {out}"]
+    return [*command, "--exec", f"sh {_HERE / 'guest.sh'} {out}"]
 
 
 def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]:
@@ -320,24 +322,12 @@ def read_verdict(out: Path) -> int:
     try:
         words = (out / "verdict").read_text().split(maxsplit=2)
     except FileNotFoundError:
-        raise LostGuest(f"the guest ended without a verdict; its last words:\n{_last_words(out)}") from None
+        raise LostGuest(
+            f"the guest ended without a verdict; its last words:\n{logscan.last_words(out)}"
+        ) from None
     if words[0] == "exit" and re.fullmatch(r"\d+", words[1]):
         return int(words[1])
     raise GuestSetupFailed(" ".join(words))
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-
-
-def _log_lines(out: Path) -> list[str]:
-    return _lines(out / "dmesg") or _lines(out / "kmsg") + _lines(out / "console")
-
-
-def _last_words(out: Path) -> str:
-    """Return the ends of the kernel's log, of its console, which has a panic, and of what virtme-ng said."""
-    ends = [(_lines(out / "kmsg"), 8), (_lines(out / "console"), 60), (_lines(out / "launcher"), 8)]
-    return "".join(line for lines, last in ends for line in lines[-last:])
 
 
 @contextlib.contextmanager
@@ -401,9 +391,9 @@ def run(
             (out / "launcher").open("a").write(f"ci/vm: {end}\n")
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("".join(_log_lines(out)))
+        log.write_text("".join(logscan.log_lines(out)))
     returncode = read_verdict(out)
-    found = logscan.complaints(_log_lines(out))
+    found = logscan.complaints(logscan.log_lines(out))
     if guest.kmemleak:
         found += [
             line for leak in logscan.leaks((out / "kmemleak").read_text()) for line in leak.splitlines()

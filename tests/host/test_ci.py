@@ -100,7 +100,9 @@ def test_leaks_are_those_of_the_module_with_and_without_names() -> None:
 def test_missing_verdict_means_a_lost_guest_whose_last_words_are_told(tmp_path: Path) -> None:
     (tmp_path / "kmsg").write_text("6,1,2,-;all is well\n")
     (tmp_path / "console").write_text("Kernel panic\n")
-    with pytest.raises(vm.LostGuest, match="all is well\nKernel panic\n"):
+    (tmp_path / "launcher").write_text("ci/vm: QEMU ended with 139\n")
+    (tmp_path / "resets").write_text("CPU Reset (CPU 0)\nTriple fault\nEAX=0\n")
+    with pytest.raises(vm.LostGuest, match=r"Triple fault\n.*with 139\n.*all is well\nKernel panic\n"):
         vm.read_verdict(tmp_path)
     (tmp_path / "verdict").write_text("exit 3\n")
     assert vm.read_verdict(tmp_path) == 3
@@ -118,6 +120,7 @@ def test_icount_means_one_cpu_without_kvm(tmp_path: Path) -> None:
     command = command_of(vm.Guest(icount=True, smp=4), tmp_path)
     assert "--cpus 1" in command
     assert "--disable-kvm" in command
+    assert "virtio-pci.ioeventfd=off" in command
     assert "-icount shift=0" in command
 
 
@@ -126,14 +129,15 @@ def test_disks_and_iommu_become_devices(tmp_path: Path) -> None:
     assert command.count("-device nvme") == 2
     assert "intel-iommu" in command
     assert "--disable-kvm" not in command
+    assert "ioeventfd" not in command
     assert [p.stat().st_size for p in sorted(tmp_path.glob("*.img"))] == [2**20, 2**21]
 
 
 def test_disks_are_of_the_kinds_that_there_are(tmp_path: Path) -> None:
-    kinds = ("16M:bad", "1M:slow", "1M", "1M:hot", "1M:4k", "1M:meta", "1M:2k")
+    kinds = ("16M:bad", "1M:slow", "1M", "1M:hot", "1M:4k", "1M:meta", "1M:2k", "1M:fast")
     command = command_of(vm.Guest(nvme=kinds, iommu=True), tmp_path)
     blocks = ("logical_block_size=4096", "logical_block_size=2048", "ms=8")
-    for word in ("blkdebug", "throttling.iops-total", "bus=port3", *blocks):
+    for word in ("blkdebug", "throttling.iops-total", "bus=port3", "aio=io_uring", *blocks):
         assert command.count(word) == 1
     with pytest.raises(vm.GuestError, match="1M:quick"):
         command_of(vm.Guest(nvme=("1M:quick",)), tmp_path)
@@ -349,3 +353,10 @@ def test_reports_of_the_boot_are_the_kernels_own() -> None:
     late = "[   50.1] BUG: KASAN: use-after-free in exmap_ioctl+0x1/0x2 [exmap]"
     assert logscan.complaints([early, booted, late]) == [late]
     assert logscan.complaints([early]) == [early]
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3])
+def test_shares_are_all_of_the_tests_and_each_of_them_once(shares: int) -> None:
+    tests = [f"tests/vm/test_{n}.py" for n in range(7)]
+    found = [suite.share_of(tests, f"{n}/{shares}") for n in range(1, shares + 1)]
+    assert sorted(name for share in found for name in share) == tests == suite.share_of(tests, "")
