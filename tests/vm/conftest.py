@@ -14,6 +14,7 @@ import pytest
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "c"
 SECTIONS = Path("/sys/module/exmap/sections")
+CPUS = Path("/sys/devices/system/cpu")
 # of reading a list that changes meanwhile
 ATTEMPTS = 5
 
@@ -62,6 +63,21 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
     yield
     if findings:
         pytest.fail("\n".join(["kernel memory:", *findings[:20]]), pytrace=False)
+
+
+@pytest.fixture
+def one_cpu() -> Generator[None]:
+    """Leave the guest one CPU, for tests in which trace points come and go.
+
+    Enabling one has the kernel put a breakpoint into running code for a moment.  QEMU's emulation of several
+    CPUs now and then goes on executing it when it is gone, and the kernel panics (docs/decisions.md).
+    """
+    others = sorted(CPUS.glob("cpu[1-9]*/online"))
+    for cpu in others:
+        cpu.write_text("0")
+    yield
+    for cpu in others:
+        cpu.write_text("1")
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from exmapctl.app import app
 from netlink_behaviour import SnapshotRegion
 from typer.testing import CliRunner
 
 import libexmap
+
+pytestmark = pytest.mark.usefixtures("one_cpu")
 
 
 def trace_while(work: Any, *arguments: str) -> dict[str, Any]:

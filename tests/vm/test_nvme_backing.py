@@ -88,6 +88,7 @@ def test_a_controller_with_something_else_on_it_is_not_overwritten(empty_control
 
 
 @pytest.mark.vm
+@pytest.mark.usefixtures("one_cpu")
 def test_a_trace_sees_each_command_and_the_reset() -> None:
     address = owned_controller()
     tracing = Path("/sys/kernel/tracing/instances/nvme-test")
