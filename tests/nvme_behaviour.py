@@ -155,14 +155,19 @@ def test_ten_thousand_random_transfers_of_mixed_size_are_right(region: Region, o
         assert np.array_equal(memory, expected)
 
 
-def test_more_commands_than_the_queue_holds_take_turns(region: Region, opened: Opener) -> None:
-    queue = opened(depth=8)
+def assert_pages_come_back(region: Region, queue: NvmeQueue, seed: int) -> None:
+    """Write 500 pages of a content that the seed determines, and read them again."""
     disk = np.arange(500, dtype=np.uint64)
-    words(region, 0, 500)[:] = contents(disk + np.uint64(9))
+    expected = contents(disk + np.uint64(seed))
+    words(region, 0, 500)[:] = expected
     assert queue.write(range(500), blocks_of(queue, disk)) == 500
     words(region, 0, 500)[:] = 0
     assert queue.read(range(500), blocks_of(queue, disk)) == 500
-    assert np.array_equal(words(region, 0, 500), contents(disk + np.uint64(9)))
+    assert np.array_equal(words(region, 0, 500), expected)
+
+
+def test_more_commands_than_the_queue_holds_take_turns(region: Region, opened: Opener) -> None:
+    assert_pages_come_back(region, opened(depth=8), 9)
 
 
 def test_submit_takes_what_fits_and_tags_come_back(opened: Opener) -> None:
@@ -350,13 +355,7 @@ def test_queue_without_interrupts_has_no_descriptor(region: Region, opened: Open
 
 
 def test_queue_with_shadow_doorbells_transfers_all_around(region: Region, opened: Opener) -> None:
-    queue = opened(depth=16, shadow=True)
-    disk = np.arange(500, dtype=np.uint64)
-    words(region, 0, 500)[:] = contents(disk + np.uint64(77))
-    assert queue.write(range(500), blocks_of(queue, disk)) == 500
-    words(region, 0, 500)[:] = 0
-    assert queue.read(range(500), blocks_of(queue, disk)) == 500
-    assert np.array_equal(words(region, 0, 500), contents(disk + np.uint64(77)))
+    assert_pages_come_back(region, opened(depth=16, shadow=True), 77)
 
 
 def test_queues_of_a_controller_have_shadow_doorbells_or_none_has(region: Region, opened: Opener) -> None:

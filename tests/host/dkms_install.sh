@@ -7,9 +7,9 @@ set -e
 sources=$1 stage=$2 first=$3 second=$4
 
 for directory in usr etc var; do
-	mkdir -p "$stage/changes/$directory" "$stage/work/$directory"
+	mkdir -p "$stage/changes/$directory" "$stage/overlay/$directory"
 	mount -t overlay exmap -o \
-		"lowerdir=/$directory,upperdir=$stage/changes/$directory,workdir=$stage/work/$directory" \
+		"lowerdir=/$directory,upperdir=$stage/changes/$directory,workdir=$stage/overlay/$directory" \
 		"/$directory"
 done
 

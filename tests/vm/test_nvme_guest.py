@@ -34,7 +34,7 @@ def test_bench_measures_every_path_and_gives_the_device_back() -> None:
     records = exmapctl_json("bench", "nvme", address, "--overwrite", *short)
     jsonschema.validate(records, SCHEMA)
     cases = {record["case"] for record in records if record["metric"] == "iops"}
-    for path, depth in (("user", 4), ("pread", 1), ("uring", 4), ("uring_best", 4)):
+    for path, depth in (("user", 4), ("user_shadow", 4), ("pread", 1), ("uring", 4), ("uring_best", 4)):
         assert {f"path={path},op={op},qd={depth},threads=1" for op in ("read", "write")} <= cases
     calls = {r["case"]: r["value"] for r in records if r["metric"] == "syscalls_per_io"}
     assert calls["path=user,op=read,qd=4,threads=1"] == 0
