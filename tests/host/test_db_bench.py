@@ -1,16 +1,20 @@
 """The bench of exmapdb: its records, and the operations that it chooses. Posix backend."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import exmapdb
 import jsonschema
 import numpy as np
 import pytest
-from exmapdb.bench.engines import ENGINES, Setup
-from exmapdb.bench.runner import load
-from exmapdb.bench.ycsb import WORKLOADS, prepare, run
+from exmapdb.bench.engines import ENGINES, FREEZABLE, Setup
+from exmapdb.bench.tpcc_bench import InconsistentError, check
+from exmapdb.bench.tpcc_data import Scale
+from exmapdb.bench.tpcc_data import load as load_tpcc
+from exmapdb.bench.ycsb import WORKLOADS, load, prepare, run
 from exmapdb.cli import app
 from typer.testing import CliRunner
 
@@ -43,6 +47,59 @@ def test_less_cache_than_data_leaves_out_who_has_none_of_its_own() -> None:
     records = bench("--workloads", "ycsb-b", "--data", "4x", "--keys", "uniform")
     assert {r["baseline"] for r in records} == {"sqlite", "memcpy"}
     assert all("data=4x" in r["case"] and r["case"].endswith("keys=uniform") for r in records)
+
+
+def test_mixed_compares_what_writers_keep_with_sqlite_and_fork() -> None:
+    records = bench("--workloads", "mixed", "--seconds", "0.05", "--threads", "2")
+    jsonschema.validate(records, json.loads(SCHEMA.read_text()))
+    seen = {(r["case"], r["baseline"]) for r in records if r["metric"] == "olap_kept"}
+    case = "workload=mixed,data=memory,api={},threads=2,engine=exmapdb"
+    assert seen == {(case.format(api), peer) for api in ("single", "batch") for peer in ("sqlite", "fork")}
+    assert {r["case"] for r in records if r["metric"] == "scan_vs_memcpy"} == {case for case, _ in seen}
+
+
+@pytest.mark.parametrize("beside", ["freeze", "burn"])
+def test_mixed_tells_what_a_part_of_its_reader_leaves_to_writers(beside: str) -> None:
+    records = bench("--workloads", "mixed", "--seconds", "0.05", "--peers", "sqlite", "--beside", beside)
+    jsonschema.validate(records, json.loads(SCHEMA.read_text()))
+    case = "workload=mixed,data=memory,api={},threads=1,engine=exmapdb,beside=" + beside
+    assert {r["case"] for r in records} == {case.format(api) for api in ("single", "batch")}
+    assert {r["metric"] for r in records} == {"olap_kept", "oltp_rows_per_s", "scan_vs_memcpy"}
+
+
+@pytest.mark.parametrize("name", list(FREEZABLE))
+def test_a_frozen_table_is_that_of_one_moment(tmp_path: Path, name: str) -> None:
+    with contextlib.closing(FREEZABLE[name](Setup(tmp_path, 1 << 20, False, "posix"))) as engine:
+        load(engine, 1000)
+        with engine.freeze() as frozen:
+            engine.put_many(np.arange(1000, 1500), [b"v"] * 500)
+            assert frozen.scan() == (1000, 100_000)
+        with engine.freeze() as frozen:
+            assert frozen.scan() == (1500, 100_500)
+
+
+TPCC = ["--workloads", "tpcc", "--threads", "2", "--customers", "30", "--items", "100"]
+
+
+def test_tpcc_compares_terminals_with_one_and_sqlite_and_checks_what_they_leave() -> None:
+    records = bench(*TPCC, "--seconds", "0.5", "--warehouses", "2")
+    jsonschema.validate(records, json.loads(SCHEMA.read_text()))
+    case = "workload=tpcc,data=memory,api=single,threads=2,engine=exmapdb"
+    assert {(r["case"], r["metric"], r["baseline"]) for r in records} == {
+        (case, metric, baseline)
+        for metric in ("transactions_per_s", "new_orders_per_min")
+        for baseline in ("one_terminal", "sqlite")
+    }
+    assert all(r["value"] > 0 for r in records)
+
+
+def test_tpcc_fails_if_a_condition_does_not_hold(tmp_path: Path) -> None:
+    with exmapdb.open(tmp_path / "t", backend="posix", durability="async") as db:
+        load_tpcc(db, Scale(warehouses=1, customers=30, items=100), seed=1)
+        check(db, 1)
+        db.table("district").update((1, 3), {"next_o_id": 7})
+        with pytest.raises(InconsistentError, match="condition 2"):
+            check(db, 1)
 
 
 def test_unknown_names_are_refused() -> None:

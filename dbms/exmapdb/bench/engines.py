@@ -6,9 +6,12 @@ crash loses: `durable` means that a change is on the disk when it returns.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -18,16 +21,18 @@ from numpy.typing import NDArray
 from exmapdb.database import Backend, Database, open_database
 from exmapdb.table import Table
 
-__all__ = ["ENGINES", "Engine", "Setup", "available"]
+__all__ = ["ENGINES", "FREEZABLE", "Engine", "Freezable", "Frozen", "FrozenTable", "Setup", "available"]
 
 Keys = NDArray[np.int64]
+CHILD_SAYS = struct.Struct("<qq")  # rows and bytes
 
 
 class Setup:
-    """What engines are opened with: a folder, bytes of cache, durability, and exmapdb's backend."""
+    """What engines are opened with: a folder, bytes of cache, durability, exmapdb's backend, and threads."""
 
-    def __init__(self, folder: Path, memory: int, durable: bool, backend: str) -> None:
+    def __init__(self, folder: Path, memory: int, durable: bool, backend: str, threads: int = 1) -> None:
         self.folder, self.memory, self.durable, self.backend = folder, memory, durable, backend
+        self.threads = threads
 
 
 class Engine(Protocol):
@@ -55,6 +60,35 @@ class Engine(Protocol):
         """Close it."""
 
 
+class Frozen(Protocol):
+    """All rows as they were at one moment."""
+
+    def scan(self) -> tuple[int, int]:
+        """Read all of them; how many there are, and the bytes of their values."""
+
+
+class Freezable(Engine, Protocol):
+    """An engine that can show all rows as they were while others change them."""
+
+    def freeze(self) -> contextlib.AbstractContextManager[Frozen]:
+        """Keep what there is now; whoever calls it is one thread."""
+
+
+class FrozenTable:
+    """A table of exmapdb's, read into columns."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def scan(self) -> tuple[int, int]:
+        """Read all of them; how many there are, and the bytes of their values."""
+        rows = size = 0
+        for batch in self._table.scan():
+            rows += batch.rows
+            size += len(batch["v"].values)
+        return rows, size
+
+
 class ExmapdbEngine:
     """exmapdb: rows of Python one by one, columns in batches."""
 
@@ -66,9 +100,13 @@ class ExmapdbEngine:
             durability="group" if setup.durable else "async",
             log="64MiB",
             capacity=max(1 << 30, 16 * setup.memory),
-            workers=2,
+            workers=setup.threads + 1,
         )
-        self._table: Table = self._database.create_table("t", {"k": "int64", "v": "bytes"}, key="k")
+        if "t" in self._database:
+            self._table: Table = self._database.table("t")
+            self._table.count()  # so that it is resident
+        else:
+            self._table = self._database.create_table("t", {"k": "int64", "v": "bytes"}, key="k")
 
     def load(self, keys: Keys, values: Sequence[bytes]) -> None:
         """Insert rows whose keys ascend."""
@@ -102,20 +140,88 @@ class ExmapdbEngine:
         """Return the table, for what only exmapdb can."""
         return self._table
 
+    @contextlib.contextmanager
+    def freeze(self) -> Iterator[Frozen]:
+        """Take a snapshot."""
+        with self._database.snapshot() as snapshot:
+            yield FrozenTable(snapshot.table("t"))
+
     def close(self) -> None:
         """Close it."""
         self._database.close()
 
 
-class SqliteEngine:
-    """SQLite in WAL mode: synchronous=FULL if durable, else OFF."""
+class Child:
+    """A process that was forked off, reads all rows, and says what it has found."""
+
+    def __init__(self, reader: int) -> None:
+        self._reader = reader
+
+    def scan(self) -> tuple[int, int]:
+        """Wait for what it has found."""
+        found = b""
+        while len(found) < CHILD_SAYS.size and (part := os.read(self._reader, CHILD_SAYS.size)):
+            found += part
+        if len(found) < CHILD_SAYS.size:
+            raise AssertionError("the child failed")
+        rows, size = CHILD_SAYS.unpack(found)
+        return rows, size
+
+
+class ForkEngine(ExmapdbEngine):
+    """The same engine on plain memory, which a child process that is forked sees as it was (HyPer's way)."""
 
     def __init__(self, setup: Setup) -> None:
-        self._db = sqlite3.connect(setup.folder / "sqlite", isolation_level=None)
+        super().__init__(Setup(setup.folder, setup.memory, setup.durable, "posix", setup.threads))
+        self._workers = setup.threads + 1
+
+    @contextlib.contextmanager
+    def freeze(self) -> Iterator[Frozen]:
+        """Fork, when no thread is inside of the core: latches that it held would never be let go of."""
+        pool = self._database.workers
+        reader, writer = os.pipe()
+        taken = [pool.take() for _ in range(self._workers)]
+        pid = os.fork()
+        for worker in taken:
+            pool.give(worker)
+        if not pid:
+            try:
+                os.write(writer, CHILD_SAYS.pack(*FrozenTable(self._table).scan()))
+            finally:
+                os._exit(0)
+        os.close(writer)
+        try:
+            yield Child(reader)
+        finally:
+            os.close(reader)
+            os.waitpid(pid, 0)
+
+
+class SqliteEngine:
+    """SQLite in WAL mode: synchronous=FULL if durable, else OFF; a connection for each thread."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._connections: list[sqlite3.Connection] = []
+        self._mine = threading.local()
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(f"PRAGMA synchronous={'FULL' if setup.durable else 'OFF'}")
-        self._db.execute(f"PRAGMA cache_size=-{setup.memory >> 10}")
-        self._db.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)")
+        self._db.execute("CREATE TABLE IF NOT EXISTS t (k INTEGER PRIMARY KEY, v BLOB)")
+        self._reader = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self._setup.folder / "sqlite", timeout=60, isolation_level=None, check_same_thread=False
+        )
+        db.execute(f"PRAGMA synchronous={'FULL' if self._setup.durable else 'OFF'}")
+        db.execute(f"PRAGMA cache_size=-{self._setup.memory >> 10}")
+        self._connections.append(db)
+        return db
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if not hasattr(self._mine, "db"):
+            self._mine.db = self._connect()
+        return cast(sqlite3.Connection, self._mine.db)
 
     def load(self, keys: Keys, values: Sequence[bytes]) -> None:
         """Insert rows whose keys ascend."""
@@ -151,9 +257,32 @@ class SqliteEngine:
         found = self._db.execute("SELECT v FROM t WHERE k >= ? ORDER BY k LIMIT ?", (key, rows))
         return sum(len(row[0]) for row in found)
 
+    @contextlib.contextmanager
+    def freeze(self) -> Iterator[Frozen]:
+        """Begin to read."""
+        self._reader.execute("BEGIN")
+        self._reader.execute("SELECT 1 FROM t LIMIT 1").fetchone()
+        try:
+            yield SqliteReader(self._reader)
+        finally:
+            self._reader.execute("COMMIT")
+
     def close(self) -> None:
         """Close it."""
-        self._db.close()
+        for db in self._connections:
+            db.close()
+
+
+class SqliteReader:
+    """A transaction that reads. SQLite counts by itself, without the GIL, and gives Python sums only."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def scan(self) -> tuple[int, int]:
+        """Read all of them; how many there are, and the bytes of their values."""
+        rows, size, _ = self._db.execute("SELECT count(*), sum(length(v)), sum(k) FROM t").fetchone()
+        return int(rows), int(size)
 
 
 class LmdbEngine:
@@ -210,6 +339,12 @@ ENGINES: dict[str, type[ExmapdbEngine] | type[SqliteEngine] | type[LmdbEngine]] 
     "exmapdb": ExmapdbEngine,
     "sqlite": SqliteEngine,
     "lmdb": LmdbEngine,
+}
+
+FREEZABLE: dict[str, type[ExmapdbEngine] | type[ForkEngine] | type[SqliteEngine]] = {
+    "exmapdb": ExmapdbEngine,
+    "sqlite": SqliteEngine,
+    "fork": ForkEngine,
 }
 
 

@@ -5,63 +5,25 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from exmapctl.bench.record import Record
 
-from exmapdb.bench.engines import ENGINES, Engine, ExmapdbEngine, Setup
-from exmapdb.bench.ycsb import WORKLOADS, Measured, Operations, Workload, prepare, run, values_of
+from exmapdb.bench.config import Config
+from exmapdb.bench.engines import ENGINES, Engine, ExmapdbEngine, FrozenTable, Setup
+from exmapdb.bench.mixed import scan_rates
+from exmapdb.bench.ycsb import WORKLOADS, Measured, Operations, Workload, load, prepare, run
 
-__all__ = ["Config", "run_ycsb"]
+__all__ = ["run_ycsb"]
 
-LOAD_ROWS = 20_000
-ROW_BYTES = 160  # a row of 100 bytes, with what trees and half-full pages add
 Rounds = dict[tuple[str, str, str], list[Measured]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Config:
-    """What is measured: names of workloads and of peers, rows, operations a round, rounds.
-
-    data: "memory", where all rows fit the cache, or "4x", where a quarter does.  popular: how keys are
-    chosen, if not as the workload says.
-    """
-
-    workloads: Sequence[str]
-    peers: Sequence[str]
-    rows: int = 100_000
-    operations: int = 5_000
-    rounds: int = 3
-    data: str = "memory"
-    durable: bool = True
-    popular: str | None = None
-    backend: str = "auto"
-    folder: Path | None = None
-
-    @property
-    def memory(self) -> int:
-        """Return bytes of cache."""
-        needed = self.rows * ROW_BYTES * 2
-        return max(needed if self.data == "memory" else needed // 8, 1 << 20)
-
-    def workload(self, name: str) -> Workload:
-        """Return a workload, with the choice of keys that was asked for."""
-        found = WORKLOADS[name]
-        return dataclasses.replace(found, popular=self.popular) if self.popular else found
-
-    def case(self, name: str, api: str) -> str:
-        """Return how records name it."""
-        keys = f",keys={self.popular}" if self.popular else ""
-        return f"workload={name},data={self.data},api={api},threads=1,engine=exmapdb{keys}"
 
 
 def run_ycsb(config: Config, advance: Callable[[str], None]) -> list[Record]:
     """Load each engine once, run all workloads in turn, and compare exmapdb with each peer."""
     rounds: Rounds = {}
-    names = ["exmapdb", *config.peers]
+    names = ["exmapdb", *config.peers_among(ENGINES)]
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
         setup = Setup(Path(folder), config.memory, config.durable, config.backend)
         engines: dict[str, Engine] = {name: ENGINES[name](setup) for name in names}
@@ -69,20 +31,19 @@ def run_ycsb(config: Config, advance: Callable[[str], None]) -> list[Record]:
             for name, engine in engines.items():
                 load(engine, config.rows)
                 advance(f"load {name}")
-            for work in config.workloads:
+            for work in config.among(WORKLOADS):
                 measure(config, work, engines, rounds, advance)
-            scan = list(scan_records(config, engines["exmapdb"]))
+            scan = scan_record(config, engines["exmapdb"])
         finally:
             for engine in engines.values():
                 engine.close()
-    return [*compare(config, rounds), *scan]
+    return [*compare(config, rounds), scan]
 
 
-def load(engine: Engine, rows: int) -> None:
-    """Fill an engine with rows from key 0 on."""
-    for first in range(0, rows, LOAD_ROWS):
-        keys = np.arange(first, min(first + LOAD_ROWS, rows))
-        engine.load(keys, values_of(keys))
+def workload(config: Config, name: str) -> Workload:
+    """Return a workload, with the choice of keys that was asked for."""
+    found = WORKLOADS[name]
+    return dataclasses.replace(found, popular=config.popular) if config.popular else found
 
 
 def measure(
@@ -90,7 +51,7 @@ def measure(
 ) -> None:
     """Run one workload, the engines taking turns, so that what the machine does meets all of them."""
     operations: list[Operations] = [
-        prepare(config.workload(work), config.rows, config.operations, seed) for seed in range(config.rounds)
+        prepare(workload(config, work), config.rows, config.operations, seed) for seed in range(config.rounds)
     ]
     for api in ("single", "batch"):
         for chosen in operations:
@@ -102,12 +63,12 @@ def measure(
 
 def compare(config: Config, rounds: Rounds) -> Iterator[Record]:
     """Return two records for each case and peer: operations a second, and the 99th percentile."""
-    for work in config.workloads:
+    for work in config.among(WORKLOADS):
         for api in ("single", "batch"):
             mine, mine_p99 = medians(rounds[work, api, "exmapdb"])
-            for peer in config.peers:
+            for peer in config.peers_among(ENGINES):
                 rate, p99 = medians(rounds[work, api, peer])
-                case = config.case(work, api)
+                case = config.case(work, api, 1)
                 yield Record("exmapdb", case, "ops_per_s", "1/s", mine, peer, mine / rate)
                 yield Record("exmapdb", case, "p99_us", "us", mine_p99, peer, p99 / mine_p99)
 
@@ -117,22 +78,10 @@ def medians(measured: Sequence[Measured]) -> tuple[float, float]:
     return statistics.median(m.rate for m in measured), statistics.median(m.p99 for m in measured)
 
 
-def scan_records(config: Config, engine: Engine) -> Iterator[Record]:
+def scan_record(config: Config, engine: Engine) -> Record:
     """Compare a scan of all rows into columns with a copy of as many bytes."""
     assert isinstance(engine, ExmapdbEngine)
-    scans, copies = [], []
-    for _ in range(config.rounds):
-        start = time.perf_counter()
-        size = sum(
-            batch["k"].values.nbytes + len(batch["v"].values)
-            for batch in engine.table().scan(batch_rows=4096)
-        )
-        scans.append(size / (time.perf_counter() - start))
-        source = np.ones(size, np.uint8)
-        target = np.ones(size, np.uint8)
-        start = time.perf_counter()
-        np.copyto(target, source)
-        copies.append(size / (time.perf_counter() - start))
-    rate = statistics.median(scans)
-    case = config.case("scan", "batch")
-    yield Record("exmapdb", case, "scan_vs_memcpy", "B/s", rate, "memcpy", rate / statistics.median(copies))
+    scan, copy = scan_rates(FrozenTable(engine.table()), config.rounds)
+    return Record(
+        "exmapdb", config.case("scan", "batch", 1), "scan_vs_memcpy", "B/s", scan, "memcpy", scan / copy
+    )

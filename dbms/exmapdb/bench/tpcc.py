@@ -1,4 +1,4 @@
-"""The five transactions of TPC-C (Standard Specification 5.11, clause 2), and its consistency conditions.
+"""Terminals of TPC-C (Standard Specification 5.11), and its consistency conditions.
 
 There are no keying or thinking times: a terminal runs one transaction after the other.
 """
@@ -9,7 +9,7 @@ import datetime as dt
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -17,43 +17,80 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from exmapdb.bench.tpcc_data import DISTRICTS, INVALID_ITEM, Scale, last_name, non_uniform
+from exmapdb.bench import tpcc_exmapdb
+from exmapdb.bench.tpcc_data import (
+    DISTRICTS,
+    INVALID_ITEM,
+    District,
+    Line,
+    Rollback,
+    Scale,
+    last_name,
+    non_uniform,
+)
 from exmapdb.column import Batch
-from exmapdb.database import Database
 from exmapdb.table import Table
-from exmapdb.transaction import Transaction
 
-__all__ = ["MIX", "Done", "Terminal", "check_consistency", "run"]
-
-CENT = Decimal("0.01")
-HUNDRED = Decimal(100)
-RECENT = 20  # orders that Stock-Level looks at
-ITEM_TRIES = 100_000
+__all__ = ["MIX", "Done", "Engine", "Terminal", "Transactions", "check_consistency", "run"]
 
 # of a hundred transactions
 MIX = {"new_order": 45, "payment": 43, "order_status": 4, "delivery": 4, "stock_level": 4}
-Work = Callable[[Transaction], Any]
+ORDER = "new_order"
+READ_ONLY = ("order_status", "stock_level")
+Work = Callable[[Any], Any]
 
 
-class Rollback(Exception):
-    """The one new order in a hundred that names an item which is not there."""
+class Transactions(Protocol):
+    """The five transactions of an engine; `txn` is what its `run` and `read` call them with."""
+
+    def order(self, txn: Any, home: District, customer: int, lines: list[Line], now: dt.datetime) -> int:
+        """Do clause 2.4: the number of the order; Rollback for an item that is not there."""
+
+    def pay(
+        self,
+        txn: Any,
+        home: District,
+        payer: tuple[District, int | str],
+        amount: Decimal,
+        entry: tuple[int, int],
+        now: dt.datetime,
+    ) -> None:
+        """Do clause 2.5; entry is the key in the history."""
+
+    def last_order(self, txn: Any, home: District, who: int | str) -> Sequence[Any]:
+        """Do clause 2.6: the lines of a customer's last order."""
+
+    def deliver(self, txn: Any, home: District, carrier: int, now: dt.datetime) -> int | None:
+        """Do clause 2.7 for one district: the number of the delivered order, if there was a new one."""
+
+    def count_low_stock(self, txn: Any, home: District, threshold: int) -> int:
+        """Do clause 2.8."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What is ordered: an item, how many, and from which warehouse."""
+class Engine(Protocol):
+    """What runs transactions, until they have committed, and returns what they did."""
 
-    item: int
-    supply: int
-    quantity: int
+    def run(self, work: Work) -> Any:
+        """Run one that may write."""
+
+    def read(self, work: Work) -> Any:
+        """Run one that only reads."""
 
 
 class Terminal:
     """Chooses transactions for one warehouse; its number makes rows of the history unique."""
 
-    def __init__(self, scale: Scale, number: int, seed: int, first_history: int = 1) -> None:
+    def __init__(
+        self,
+        scale: Scale,
+        number: int,
+        seed: int,
+        first_history: int = 1,
+        transactions: Transactions = tpcc_exmapdb,
+    ) -> None:
+        self._do = transactions
         self._scale = scale
-        self._number = number
+        self.number = number
         self._history = first_history
         self._rng = np.random.default_rng([seed, number])
         self._warehouse = number % scale.warehouses + 1
@@ -90,7 +127,7 @@ class Terminal:
         if self._integer(1, 100) == 1:
             lines[-1] = Line(INVALID_ITEM, w, 1)
         now = dt.datetime.now()
-        return lambda txn: order(txn, (w, d), c, lines, now)
+        return lambda txn: self._do.order(txn, (w, d), c, lines, now)
 
     def _line(self) -> Line:
         item = non_uniform(self._rng, min(8191, self._scale.items // 4 | 1), 1, self._scale.items)
@@ -105,168 +142,25 @@ class Terminal:
             home = (self._other_warehouse(), self._integer(1, DISTRICTS))
         who = self._named_or_numbered()
         amount = Decimal(self._integer(100, 500_000)) / 100
-        entry = (self._number, self._history)
+        entry = (self.number, self._history)
         self._history += 1
         now = dt.datetime.now()
-        return lambda txn: pay(txn, (w, d), (home, who), amount, entry, now)
+        return lambda txn: self._do.pay(txn, (w, d), (home, who), amount, entry, now)
 
     def order_status(self) -> Work:
         """Look at a customer's last order."""
         w, d, who = self._warehouse, self._integer(1, DISTRICTS), self._named_or_numbered()
-        return lambda txn: last_order(txn, (w, d), who)
+        return lambda txn: self._do.last_order(txn, (w, d), who)
 
     def delivery(self) -> Work:
         """Deliver the oldest new order of each district."""
         w, carrier, now = self._warehouse, self._integer(1, 10), dt.datetime.now()
-        return lambda txn: [deliver(txn, (w, d), carrier, now) for d in range(1, DISTRICTS + 1)]
+        return lambda txn: [self._do.deliver(txn, (w, d), carrier, now) for d in range(1, DISTRICTS + 1)]
 
     def stock_level(self) -> Work:
         """Count the items of the last orders of which there are few."""
         w, d, threshold = self._warehouse, self._integer(1, DISTRICTS), self._integer(10, 20)
-        return lambda txn: count_low_stock(txn, (w, d), threshold)
-
-
-District = tuple[int, int]
-Row = dict[str, Any]
-
-
-def found(table: Table, key: Any) -> Row:
-    """Return a row that has to be there."""
-    row = table.get(key)
-    if row is None:
-        raise AssertionError(f"{table.name} has no {key}")
-    return row
-
-
-def find_customer(txn: Transaction, home: District, who: int | str) -> Row:
-    """Return a customer by number, or the middle one of those with a last name, by first name."""
-    table = txn.table("customer")
-    if isinstance(who, int):
-        return found(table, (*home, who))
-    named = list(table.find("by_name", (*home, who)))
-    if not named:
-        raise AssertionError(f"no customer {who} in {home}")
-    return named[(len(named) - 1) // 2]
-
-
-def order(txn: Transaction, home: District, customer: int, lines: list[Line], now: dt.datetime) -> int:
-    """Do clause 2.4: the number of the order; Rollback for an item that is not there."""
-    w, d = home
-    districts = txn.table("district")
-    district = found(districts, home)
-    tax = found(txn.table("warehouse"), w)["tax"] + district["tax"]
-    discount = found(txn.table("customer"), (w, d, customer))["discount"]
-    number: int = district["next_o_id"]
-    districts.upsert(district | {"next_o_id": number + 1})
-    head = {"w_id": w, "d_id": d, "o_id": number}
-    local = all(line.supply == w for line in lines)
-    entry = {"c_id": customer, "entry_d": now, "carrier_id": None, "ol_cnt": len(lines), "all_local": local}
-    txn.table("orders").insert(head | entry)
-    txn.table("new_order").insert(head)
-    total = Decimal(0)
-    rows = []
-    for place, line in enumerate(lines, 1):
-        amount, info = take_from_stock(txn, home, line)
-        total += amount
-        item = {"number": place, "i_id": line.item, "supply_w_id": line.supply, "delivery_d": None}
-        rows.append(head | item | {"quantity": line.quantity, "amount": amount, "dist_info": info})
-    txn.table("order_line").insert_many({name: [row[name] for row in rows] for name in rows[0]})
-    # what the customer is shown
-    _ = total * (1 - discount) * (1 + tax)
-    return number
-
-
-def take_from_stock(txn: Transaction, home: District, line: Line) -> tuple[Decimal, str]:
-    """Take what is ordered: its price, and what the stock says of the district."""
-    item = txn.table("item").get(line.item)
-    if item is None:
-        raise Rollback
-    stocks = txn.table("stock")
-    stock = found(stocks, (line.supply, line.item))
-    left = stock["quantity"] - line.quantity
-    changes = {
-        "quantity": left if left >= 10 else left + 91,
-        "ytd": stock["ytd"] + line.quantity,
-        "order_cnt": stock["order_cnt"] + 1,
-        "remote_cnt": stock["remote_cnt"] + (line.supply != home[0]),
-    }
-    stocks.upsert(stock | changes)
-    return item["price"] * line.quantity, stock[f"dist_{home[1]:02}"]
-
-
-def pay(
-    txn: Transaction,
-    home: District,
-    payer: tuple[District, int | str],
-    amount: Decimal,
-    entry: tuple[int, int],
-    now: dt.datetime,
-) -> None:
-    """Do clause 2.5; entry is the key in the history."""
-    w, d = home
-    warehouses, districts = txn.table("warehouse"), txn.table("district")
-    warehouse, district = found(warehouses, w), found(districts, home)
-    warehouses.upsert(warehouse | {"ytd": warehouse["ytd"] + amount})
-    districts.upsert(district | {"ytd": district["ytd"] + amount})
-    customer = find_customer(txn, *payer)
-    (c_w, c_d), c = payer[0], customer["c_id"]
-    changes: Row = {
-        "balance": customer["balance"] - amount,
-        "ytd_payment": customer["ytd_payment"] + amount,
-        "payment_cnt": customer["payment_cnt"] + 1,
-    }
-    if customer["credit"] == "BC":
-        changes["data"] = f"{c} {c_d} {c_w} {d} {w} {amount}|{customer['data']}"[:500]
-    txn.table("customer").upsert(customer | changes)
-    who = {"terminal": entry[0], "number": entry[1], "c_id": c, "c_d_id": c_d, "c_w_id": c_w}
-    data = f"{warehouse['name']}    {district['name']}"
-    txn.table("history").insert(who | {"d_id": d, "w_id": w, "date": now, "amount": amount, "data": data})
-
-
-def last_order(txn: Transaction, home: District, who: int | str) -> list[Row]:
-    """Do clause 2.6: the lines of a customer's last order."""
-    c = find_customer(txn, home, who)["c_id"]
-    low, high = (*home, c), (*home, c + 1)
-    batches = txn.table("orders").scan(low, high, index="by_customer", reverse=True, batch_rows=1)
-    numbers = [int(batch["o_id"].values[0]) for batch, _ in zip(batches, range(1), strict=False)]
-    return [row for number in numbers for row in lines_of(txn, home, number, number + 1)]
-
-
-def lines_of(txn: Transaction, home: District, first: int, end: int) -> Iterator[Row]:
-    """Iterate over the lines of some orders."""
-    for batch in txn.table("order_line").scan((*home, first), (*home, end)):
-        for row in batch.to_rows():
-            yield dict(zip(batch.columns, row, strict=True))
-
-
-def deliver(txn: Transaction, home: District, carrier: int, now: dt.datetime) -> int | None:
-    """Do clause 2.7 for one district: the number of the order that is delivered, if there is a new one."""
-    new_orders = txn.table("new_order")
-    oldest = next(new_orders.scan(home, (home[0], home[1] + 1), batch_rows=1, prefetch=0), None)
-    if oldest is None:
-        return None
-    number = int(oldest["o_id"].values[0])
-    key = (*home, number)
-    new_orders.delete(key)
-    orders, customers = txn.table("orders"), txn.table("customer")
-    delivered = found(orders, key)
-    orders.upsert(delivered | {"carrier_id": carrier})
-    lines = [row | {"delivery_d": now} for row in lines_of(txn, home, number, number + 1)]
-    columns = {name: [row[name] for row in lines] for name in lines[0]}
-    txn.table("order_line").insert_many(columns, replace=True)
-    customer = found(customers, (*home, delivered["c_id"]))
-    total = sum((row["amount"] for row in lines), Decimal(0))
-    changes = {"balance": customer["balance"] + total, "delivery_cnt": customer["delivery_cnt"] + 1}
-    customers.upsert(customer | changes)
-    return number
-
-
-def count_low_stock(txn: Transaction, home: District, threshold: int) -> int:
-    """Do clause 2.8."""
-    number = found(txn.table("district"), home)["next_o_id"]
-    items = {row["i_id"] for row in lines_of(txn, home, number - RECENT, number)}
-    stocks = txn.table("stock")
-    return sum(found(stocks, (home[0], item))["quantity"] < threshold for item in sorted(items))
+        return lambda txn: self._do.count_low_stock(txn, (w, d), threshold)
 
 
 class Tables(Protocol):
@@ -338,9 +232,15 @@ class Done:
 
 
 def run(
-    db: Database, terminals: list[Terminal], seconds: float, acknowledge: Callable[[str], None] | None = None
+    engine: Engine,
+    terminals: list[Terminal],
+    seconds: float,
+    acknowledge: Callable[[int, str, Any], None] | None = None,
 ) -> Done:
-    """Let each terminal work in a thread for so long; acknowledge gets the name of what has committed."""
+    """Let each terminal work in a thread for so long, and until it has made an order.
+
+    acknowledge gets the terminal's number, the name of what it has committed, and what that returned.
+    """
     done = Done()
     lock = threading.Lock()
     problems: list[BaseException] = []
@@ -349,13 +249,13 @@ def run(
     def work(terminal: Terminal) -> None:
         counts: Counter[str] = Counter()
         try:
-            while time.perf_counter() < end and not problems:
+            while (time.perf_counter() < end or not counts[ORDER]) and not problems:
                 name, transaction = terminal.choose()
                 try:
-                    db.run(transaction, attempts=1000)
+                    result = (engine.read if name in READ_ONLY else engine.run)(transaction)
                     counts[name] += 1
                     if acknowledge:
-                        acknowledge(name)
+                        acknowledge(terminal.number, name, result)
                 except Rollback:
                     counts["rolled_back"] += 1
         except BaseException as error:

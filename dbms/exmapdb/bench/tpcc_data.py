@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,29 @@ import numpy as np
 
 from exmapdb.database import Database
 
-__all__ = ["DISTRICTS", "INVALID_ITEM", "LOADED", "Scale", "last_name", "load", "non_uniform"]
+__all__ = [
+    "DISTRICTS",
+    "INDEXES",
+    "INVALID_ITEM",
+    "LOADED",
+    "RECENT",
+    "TABLES",
+    "District",
+    "Line",
+    "Rollback",
+    "Row",
+    "Scale",
+    "last_name",
+    "load",
+    "non_uniform",
+    "parts",
+]
 
 DISTRICTS = 10
 INVALID_ITEM = -1
 LOADED = dt.datetime(2026, 1, 1)
 PART = 10_000  # rows in one transaction of the load
+RECENT = 20  # orders that Stock-Level looks at
 SYLLABLES = ("BAR", "OUGHT", "ABLE", "PRI", "PRES", "ESE", "ANTI", "CALLY", "ATION", "EING")
 
 ADDRESS = {"street_1": "text", "street_2": "text", "city": "text", "state": "text", "zip": "text"}
@@ -143,6 +161,19 @@ class Scale:
         return self.customers * 7 // 10 + 1
 
 
+class Rollback(Exception):
+    """The one new order in a hundred that names an item which is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is ordered: an item, how many, and from which warehouse."""
+
+    item: int
+    supply: int
+    quantity: int
+
+
 def last_name(number: int) -> str:
     """Return the last name with a number below 1000."""
     return "".join(SYLLABLES[number // place % 10] for place in (100, 10, 1))
@@ -155,11 +186,12 @@ def non_uniform(rng: np.random.Generator, a: int, low: int, high: int) -> int:
 
 
 Row = dict[str, Any]
+District = tuple[int, int]
 
 
-def load(db: Database, scale: Scale, seed: int, advance: Callable[[str], None] = lambda _: None) -> None:
-    """Make and fill the tables, and their indexes."""
-    makers = {
+def parts(name: str, scale: Scale, seed: int) -> Iterator[list[Row]]:
+    """Iterate over the rows that a table begins with, in parts."""
+    makers: dict[str, Callable[[Scale, np.random.Generator], Iterator[Row]]] = {
         "warehouse": warehouses,
         "district": districts,
         "customer": customers,
@@ -170,19 +202,20 @@ def load(db: Database, scale: Scale, seed: int, advance: Callable[[str], None] =
         "item": items,
         "stock": stocks,
     }
-    for number, (name, (columns, key)) in enumerate(TABLES.items()):
+    rows = makers[name](scale, np.random.default_rng([seed, list(TABLES).index(name)]))
+    while part := list(itertools.islice(rows, PART)):
+        yield part
+
+
+def load(db: Database, scale: Scale, seed: int, advance: Callable[[str], None] = lambda _: None) -> None:
+    """Make and fill the tables, and their indexes."""
+    for name, (columns, key) in TABLES.items():
         advance(f"load {name}")
         table = db.create_table(name, columns, key)
         for index_table, index, index_columns in INDEXES:
             if index_table == name:
                 db.create_index(name, index, index_columns)
-        part: list[Row] = []
-        for row in makers[name](scale, np.random.default_rng([seed, number])):
-            part.append(row)
-            if len(part) == PART:
-                table.insert_many(columns_of(part))
-                part = []
-        if part:
+        for part in parts(name, scale, seed):
             table.insert_many(columns_of(part))
 
 

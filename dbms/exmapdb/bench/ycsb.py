@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from exmapdb.bench.engines import Engine
 
-__all__ = ["WORKLOADS", "Measured", "Workload", "prepare", "run", "values_of"]
+__all__ = ["BATCH", "VALUE_BYTES", "WORKLOADS", "Measured", "Workload", "load", "prepare", "run", "values_of"]
 
 VALUE_BYTES = 100
 BATCH = 256
 THETA = 0.99
 SCAN_ROWS = 100
+LOAD_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,13 @@ class Measured:
 
     rate: float
     p99: float
+
+
+def load(engine: Engine, rows: int) -> None:
+    """Fill an engine with rows from key 0 on."""
+    for first in range(0, rows, LOAD_ROWS):
+        keys = np.arange(first, min(first + LOAD_ROWS, rows))
+        engine.load(keys, values_of(keys))
 
 
 def ranks(rng: np.random.Generator, popular: str, rows: int, count: int) -> NDArray[np.int64]:
