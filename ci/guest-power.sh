@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs in a guest whose disk exmap0 has a bank and, behind BYTES, acknowledgements.
-#	guest-power.sh BYTES DURABILITY [LAST...]
+# Runs in a guest whose disk exmap0 has a database and, behind BYTES, acknowledgements.
+#	guest-power.sh BYTES LOAD DURABILITY
 set -e
 disk=/dev/$(sh ci/guest-controller.sh exmap0)n1
 sectors=$(($1 / 512))

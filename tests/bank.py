@@ -2,9 +2,7 @@
 
 import functools
 import itertools
-import os
 import random
-import signal
 import struct
 import threading
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import exmapdb
-from db_pages import check_file
+from worker import kill_at_work
 
 __all__ = [
     "ACCOUNTS",
@@ -55,9 +53,9 @@ class Bank:
     acknowledged: set[int] = field(default_factory=set)
 
 
-def up_to(last: Iterable[int]) -> set[int]:
-    """Return all transfers up to the last one of each thread; -1 for none."""
-    return {number for end in last for number in range(end, -1, -THREADS)}
+def up_to(ends: Iterable[int]) -> set[int]:
+    """Return the transfers of each thread that are below an end."""
+    return {number for thread, end in enumerate(ends) for number in range(thread, end, THREADS)}
 
 
 def make_bank(path: Path, **options: Any) -> Bank:
@@ -81,7 +79,7 @@ def move(txn: exmapdb.Transaction, number: int, source: int, target: int, amount
     txn.table("transfers").insert(transfer)
 
 
-def work_alone(db: exmapdb.Database, first: int, acknowledge: Callable[[int], None]) -> None:
+def work_alone(db: exmapdb.Database, first: int, acknowledge: Callable[[int], object]) -> None:
     """Move money between any accounts, for ever; a transfer's number says which thread made it."""
     rng = random.Random(first)
     for number in itertools.count(first, THREADS):
@@ -91,7 +89,7 @@ def work_alone(db: exmapdb.Database, first: int, acknowledge: Callable[[int], No
         acknowledge(number)
 
 
-def work(bank: Bank, firsts: list[int], acknowledge: Callable[[int], None]) -> None:
+def work(bank: Bank, firsts: list[int], acknowledge: Callable[[int], object]) -> None:
     """What the process does that will be killed: recover, and work, in a thread for each number."""
     db = exmapdb.open(bank.path, flag="w", **bank.options)
     for first in firsts[1:]:
@@ -99,48 +97,14 @@ def work(bank: Bank, firsts: list[int], acknowledge: Callable[[int], None]) -> N
     work_alone(db, firsts[0], acknowledge)
 
 
-def kill_while_it_works(
-    bank: Bank,
-    seconds: float,
-    firsts: list[int],
-    transfers: int = 0,
-    acknowledge: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Fork a process that works on the bank, kill it so long after so many transfers, and note them.
+def kill_while_it_works(bank: Bank, seconds: float, firsts: list[int], transfers: int = 0) -> None:
+    """Kill a process that works on the bank so long after so many transfers, and note them."""
 
-    acknowledge: what else is to be done with their numbers, before they are noted.
-    """
-    reader, writer = os.pipe()
+    def work_in_child(acknowledge: Callable[[bytes], object]) -> None:
+        work(bank, firsts, lambda number: acknowledge(ACK.pack(number)))
 
-    def acknowledge_all(number: int) -> None:
-        acknowledge(number)
-        os.write(writer, ACK.pack(number))
-
-    pid = os.fork()
-    if not pid:
-        try:
-            os.close(reader)
-            work(bank, firsts, acknowledge_all)
-        finally:
-            # an error in the child shows as a status that is no signal
-            os._exit(1)
-    os.close(writer)
-    killer = threading.Timer(seconds, os.kill, (pid, signal.SIGKILL))
-    data = bytearray()
-    while not killer.ident:
-        part = os.read(reader, ACK.size) if transfers * ACK.size > len(data) else b""
-        data += part
-        if not part:
-            killer.start()
-    while part := os.read(reader, 1 << 16):
-        data += part
-    os.close(reader)
-    _, status = os.waitpid(pid, 0)
-    killer.join()
-    assert os.WIFSIGNALED(status), "the bank failed by itself"
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    whole = len(data) // ACK.size * ACK.size
-    bank.acknowledged |= {number for (number,) in ACK.iter_unpack(data[:whole])}
+    data = kill_at_work(work_in_child, ACK.size, transfers, seconds)
+    bank.acknowledged |= {number for (number,) in ACK.iter_unpack(data)}
 
 
 def rows_of(table: exmapdb.Table, columns: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -176,5 +140,4 @@ def audit(bank: Bank, durable: bool) -> Audit:
         mine = sorted(number for number in transfers if number % THREADS == thread)
         assert mine == list(range(thread, thread + THREADS * len(mine), THREADS))
         firsts.append(thread + THREADS * len(mine))
-    check_file(bank.path)
     return Audit(firsts, seconds, recovered)

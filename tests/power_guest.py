@@ -1,10 +1,9 @@
-"""The guest's side of tests/crash/test_power.py: recover the bank, audit it, and work until the power fails.
+"""The guest's side of tests/crash/test_power.py: recover a database, audit it, work until the power fails.
 
-    power_guest.py DISK DURABILITY [LAST...]
+    power_guest.py DISK LOAD DURABILITY
 
-Partition 1 of the disk has the bank, which is made unless the last transfers that were acknowledged,
-one a thread, are given; partition 2 gets the acknowledgements.  $EXMAP_OUT, which is on the
-other machine, gets them as well, after that.
+Partition 1 of the disk has the database; partition 2 gets the acknowledgements.  $EXMAP_OUT, which is on the
+other machine, has those of earlier lives, and gets them as well, after that.
 """
 
 import json
@@ -12,31 +11,31 @@ import os
 import sys
 from pathlib import Path
 
-import exmapdb
-from bank import ACK, THREADS, Bank, audit, make_bank, up_to, work
+from loads import LOADS, TALLY, Tally
 from power import Acknowledger
 
-OPTIONS = {"memory": "256KiB", "backend": "kernel", "log": "256KiB"}
 
-
-def main(disk: str, durability: exmapdb.Durability, *last: str) -> None:
+def main(disk: str, name: str, durability: str) -> None:
     """Put what the audit found into $EXMAP_OUT, and work."""
     out = Path(os.environ["EXMAP_OUT"])
-    options = OPTIONS | {"durability": durability}
-    path = Path(f"{disk}p1")
-    bank = Bank(path, options, up_to(map(int, last))) if last else make_bank(path, **options)
-    found = audit(bank, durable=True)
+    load, path = LOADS[name], Path(f"{disk}p1")
+    options = {"backend": "kernel", "durability": durability}
+    before = [(a, b, c) for a, b, c in TALLY.iter_unpack((out / "acknowledged").read_bytes())]
+    found = load.audit(path, before, **options)
     (out / "audit.new").write_text(json.dumps([found.seconds, found.recovered]))
     (out / "audit.new").rename(out / "audit")
     inside = Acknowledger(Path(f"{disk}p2"), 0)
     outside = os.open(out / "acknowledged", os.O_RDWR)
 
-    def acknowledge(number: int) -> None:
-        inside(number)
-        os.pwrite(outside, ACK.pack(number), number % THREADS * ACK.size)
+    def acknowledge(thread: int, tally: Tally) -> None:
+        inside(thread, tally)
+        os.pwrite(outside, TALLY.pack(*tally), thread * TALLY.size)
 
-    work(bank, found.firsts, acknowledge)
+    # from here on they may not be lost either
+    for thread, tally in enumerate(found.tallies):
+        acknowledge(thread, tally)
+    load.work(path, found.tallies, acknowledge, **options)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *sys.argv[2:])  # type: ignore[arg-type]
+    main(*sys.argv[1:])

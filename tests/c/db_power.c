@@ -7,7 +7,10 @@
  *
  * Every few crashes the run goes on from one of those states, and is recorded anew.
  *
- *	db_power FILE SEED COMMITS CRASHES
+ *	db_power FILE SEED COMMITS CRASHES [async]
+ *
+ * With async nothing waits for the log, and what counts as acknowledged is what a
+ * checkpoint has covered: so nobody else's flush makes up for one that is missing there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +28,7 @@
 #define KEYS	400u	/* those of one writer; more pages than frames */
 #define WRITERS	2u
 #define PART	3u	/* keys that one transaction changes */
+#define CHECKPOINT_EVERY	60u /* commits of one writer, with async */
 #define LIVES	5u	/* runs, each from a state that a crash of the last one left */
 
 enum event_kind {
@@ -51,6 +55,9 @@ static uint32_t tree;
 static char *base; /* the disk as the run found it */
 static size_t base_size;
 static unsigned int checkpoints;
+static bool async;
+/* Events before block 0, and 1, had been written last, and before the last flush began. */
+static size_t copies_written[2], synced;
 
 static void record(struct event event)
 {
@@ -98,6 +105,12 @@ int __wrap_disk_write_bytes(int fd, const void *data, size_t size, uint64_t offs
 {
 	int ret = __real_disk_write_bytes(fd, data, size, offset);
 
+	/* one copy of page 0 at a time is in danger */
+	pthread_mutex_lock(&lock);
+	if (recording && offset <= PAGE_SIZE)
+		copies_written[offset / PAGE_SIZE] = nr_events + 1;
+	CHECK(!recording || offset != PAGE_SIZE || synced >= copies_written[0]);
+	pthread_mutex_unlock(&lock);
 	record_write(data, size, offset);
 	return ret;
 }
@@ -113,7 +126,22 @@ int __wrap_disk_sync(int fd)
 	/* commits overlap with checkpoints */
 	usleep(100);
 	record(event);
+	pthread_mutex_lock(&lock);
+	synced = event.begin > synced ? event.begin : synced;
+	pthread_mutex_unlock(&lock);
 	return 0;
+}
+
+void __real_block_reclaim(struct blocks *b, uint64_t epoch);
+void __wrap_block_reclaim(struct blocks *b, uint64_t epoch);
+
+/* Nothing of the last image is given up before both copies name the new one. */
+void __wrap_block_reclaim(struct blocks *b, uint64_t epoch)
+{
+	pthread_mutex_lock(&lock);
+	CHECK(!recording || (synced >= copies_written[0] && synced >= copies_written[1]));
+	pthread_mutex_unlock(&lock);
+	__real_block_reclaim(b, epoch);
 }
 
 static struct exdb *open_db(const char *path, bool create, int *fd)
@@ -122,7 +150,8 @@ static struct exdb *open_db(const char *path, bool create, int *fd)
 		.backend = EXMAP_BACKEND_POSIX,
 		.workers = WRITERS,
 		.create = create,
-		.level = EXDB_SYNC,
+		.level = async ? EXDB_ASYNC : EXDB_SYNC,
+		.interval = async ? 900000 : 0,
 		.pool_pages = EXDB_POOL_MIN,
 		.data_pages = 4096,
 		.log_pages = EXDB_LOG_MIN,
@@ -194,6 +223,10 @@ static void *run(void *arg)
 			add_op(&ops, writer->index, number, i);
 		CHECK(!commit(writer->w, &ops, NULL, &result));
 		op_list_free(&ops);
+		if (async && number % CHECKPOINT_EVERY)
+			continue;
+		if (async)
+			CHECK(!exdb_checkpoint(writer->w));
 		record((struct event){
 			.kind = EVENT_ACK, .begin = writer->index, .number = number });
 	}
@@ -335,6 +368,8 @@ static void make_tree(struct exdb *db)
 	CHECK(!exdb_table_create(txn, &tree));
 	CHECK(!exdb_txn_commit(w, txn));
 	exdb_txn_end(txn);
+	if (async)
+		CHECK(!exdb_checkpoint(w));
 }
 
 /* One run; the first one makes the database. */
@@ -345,6 +380,9 @@ static size_t live(const char *path, const uint64_t *last, unsigned int commits,
 	int fd;
 
 	forget_events();
+	copies_written[0] = 0;
+	copies_written[1] = 0;
+	synced = 0;
 	recording = true;
 	db = open_db(path, create, &fd);
 	if (create)
@@ -380,7 +418,8 @@ int main(int argc, char **argv)
 	uint64_t last[WRITERS] = { 0 }, acknowledged[WRITERS];
 	unsigned int seed, commits, crashes, life, i;
 
-	CHECK(argc == 5);
+	CHECK(argc == 5 || argc == 6);
+	async = argc == 6;
 	seed = strtoul(argv[2], NULL, 10);
 	commits = strtoul(argv[3], NULL, 10);
 	crashes = strtoul(argv[4], NULL, 10);

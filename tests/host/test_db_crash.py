@@ -7,6 +7,7 @@ from pathlib import Path
 import exmapdb
 import pytest
 from bank import audit, kill_while_it_works, make_bank
+from db_pages import check_file
 
 KILLS = int(os.environ.get("EXMAP_KILLS", "300"))
 OPTIONS = {"memory": "256KiB", "backend": "posix", "log": "256KiB"}
@@ -17,7 +18,7 @@ def crash_often(path: Path, durability: exmapdb.Durability, kills: int, seed: in
     durable = durability != "async"
     bank = make_bank(path, durability=durability, **OPTIONS)
     firsts = audit(bank, durable).firsts
-    slowest = 0.0
+    slowest, replays = 0.0, 0
     for _ in range(kills):
         # some while the last crash is being recovered
         for _ in range(rng.randrange(3)):
@@ -25,9 +26,15 @@ def crash_often(path: Path, durability: exmapdb.Durability, kills: int, seed: in
             firsts = audit(bank, durable).firsts
         kill_while_it_works(bank, rng.uniform(0, 0.6), firsts, transfers=5)
         found = audit(bank, durable)
+        check_file(path)
         firsts, slowest = found.firsts, max(slowest, found.seconds)
+        replays += found.recovered > 0
     assert len(bank.acknowledged) >= 5 * kills
-    print(f"{len(bank.acknowledged)} transfers acknowledged, slowest recovery {slowest:.3f} s")
+    assert replays > kills / 2
+    print(
+        f"{len(bank.acknowledged)} transfers acknowledged,"
+        f" {replays} of {kills} recoveries had a log to replay, the slowest took {slowest:.3f} s"
+    )
 
 
 @pytest.mark.parametrize(("durability", "kills"), [("sync", 5), ("group", 5), ("async", 3)])
