@@ -20,7 +20,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from exmapdb.database import Database
     from exmapdb.frozen import Frozen
 
-__all__ = ["BackupResult", "restore", "write_backup"]
+__all__ = ["BackupResult", "Kept", "restore", "write_backup"]
 
 MAGIC: Final = b"EXDBBAK1"
 FOOTER: Final = struct.Struct("<III16s8s")
@@ -48,12 +48,24 @@ Open = Callable[..., "Database"]
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """What a backup or a restore has done: pages of the database, those in the file or files, and bytes."""
+    """What a backup or a restore has done: pages of the database, those in the file or files, and bytes.
+
+    read: pages that were looked at.
+    """
 
     path: str
     pages: int
     stored: int
+    read: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The freeze that a backup was written from, for the next one."""
+
+    id: str
+    frozen: Frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,51 +87,86 @@ def digest(data: bytes | bytearray | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
-def write_backup(frozen: Frozen, path: Path, base: Path | None) -> BackupResult:
-    """Write the pages of a freeze to a file, or those that differ from a base. BackupError, OSError."""
+def write_backup(
+    frozen: Frozen, path: Path, base: Path | None, kept: Kept | None = None
+) -> tuple[BackupResult, Kept]:
+    """Write the pages of a freeze to a file, or those that differ from a base. BackupError, OSError.
+
+    kept: what an earlier backup has returned: if that is the base, only pages that may have changed since are
+    read.  It returns what was done, and the freeze for the next one.
+    """
     earlier = read_manifest(base) if base else None
+    same = earlier and kept and kept.id == earlier.id
+    diverged = frozen.diverged(kept.frozen) if kept and same else None
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            stored = write_pages(frozen, file, earlier)
+            writer = Writer(file, earlier)
+            for first, count in runs(frozen.stats().count, diverged):
+                writer.add(frozen, first, count)
+            made = writer.finish(frozen)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return BackupResult(str(path), frozen.stats().count - 1, stored, path.stat().st_size)
+    pages, size = frozen.stats().count - 1, path.stat().st_size
+    return BackupResult(str(path), pages, len(writer.numbers), writer.read, size), Kept(made, frozen)
 
 
-def write_pages(frozen: Frozen, file: BinaryIO, earlier: Manifest | None) -> int:
-    """Write all of a backup's file, and return how many pages it has."""
-    stats = frozen.stats()
-    numbers: list[int] = []
-    digests = bytearray()
-    file.write(MAGIC)
-    # direct I/O wants aligned memory
-    with mmap.mmap(-1, RUN * PAGE_SIZE) as buffer, memoryview(buffer) as memory:
-        for first in range(1, stats.count, RUN):
-            n = min(RUN, stats.count - first)
-            frozen.load(first, n, memory)
-            for i in range(n):
+def runs(count: int, diverged: NDArray[np.bool_] | None) -> Iterator[tuple[int, int]]:
+    """Iterate over runs of pages that have to be read, of RUN at most."""
+    wanted = np.ones(count, np.bool_) if diverged is None else diverged[:count].copy()
+    wanted[0] = False
+    edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False))
+    for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        for first in range(begin, end, RUN):
+            yield first, min(RUN, end - first)
+
+
+class Writer:
+    """Writes a backup; pages that are not added are as they were in the earlier one."""
+
+    def __init__(self, file: BinaryIO, earlier: Manifest | None) -> None:
+        self._file = file
+        self._earlier = earlier
+        self._digests = bytearray(earlier.digests.tobytes()) if earlier else bytearray()
+        self.numbers: list[int] = []
+        self.read = 0
+        file.write(MAGIC)
+
+    def add(self, frozen: Frozen, first: int, count: int) -> None:
+        """Read pages, of ascending numbers, and write those that differ."""
+        self.read += count
+        # direct I/O wants aligned memory
+        with mmap.mmap(-1, count * PAGE_SIZE) as buffer, memoryview(buffer) as memory:
+            frozen.load(first, count, memory)
+            for i in range(count):
                 page = memory[i * PAGE_SIZE : (i + 1) * PAGE_SIZE]
-                found = digest(page)
-                digests += found
-                if earlier is None or not has_page(earlier, first + i, found):
-                    numbers.append(first + i)
-                    file.write(page)
+                found, at = digest(page), DIGEST * (first + i - 1)
+                if self._earlier is None or not has_page(self._earlier, first + i, found):
+                    self.numbers.append(first + i)
+                    self._file.write(page)
+                self._digests[at : at + DIGEST] = found
                 page.release()
-    about = {
-        "id": digest(digests).hex(),
-        "base": earlier.id if earlier else None,
-        "free_page": stats.free_page,
-        "nr_free": stats.nr_free,
-    }
-    text = json.dumps(about).encode()
-    trailer = np.array(numbers, "<u4").tobytes() + digests + text
-    file.write(trailer + FOOTER.pack(len(text), len(numbers), stats.count, digest(trailer), MAGIC))
-    return len(numbers)
+
+    def finish(self, frozen: Frozen) -> str:
+        """Write what is behind the pages, and return the backup's id."""
+        stats, earlier = frozen.stats(), self._earlier
+        # a base may be of another database, and longer
+        digests = self._digests[: DIGEST * (stats.count - 1)]
+        about = {
+            "id": digest(digests).hex(),
+            "base": earlier.id if earlier else None,
+            "free_page": stats.free_page,
+            "nr_free": stats.nr_free,
+        }
+        text = json.dumps(about).encode()
+        trailer = np.array(self.numbers, "<u4").tobytes() + digests + text
+        footer = FOOTER.pack(len(text), len(self.numbers), stats.count, digest(trailer), MAGIC)
+        self._file.write(trailer + footer)
+        return str(about["id"])
 
 
 def has_page(manifest: Manifest, number: int, found: bytes) -> bool:
@@ -183,7 +230,7 @@ def restore(
         if is_file:
             made.unlink(missing_ok=True)
         raise
-    return BackupResult(str(path), last.count - 1, stored, (last.count - 1) * PAGE_SIZE)
+    return BackupResult(str(path), last.count - 1, stored, stored, (last.count - 1) * PAGE_SIZE)
 
 
 def read_chain(paths: Sequence[Path]) -> list[Manifest]:

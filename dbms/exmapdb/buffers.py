@@ -1,17 +1,21 @@
 """Memory that rows are decoded into by the native core."""
 
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exmapdb._core import ffi, lib
 from exmapdb.column import Batch, Column, to_python
 from exmapdb.schema import ColumnType, Field
 
-__all__ = ["RowBuffer", "ScanBuffer"]
+__all__ = ["BufferPool", "RowBuffer", "ScanBuffer"]
 
-TEXT_BYTES = 16  # what a text is expected to need; a scan's batch ends where they do not suffice
+TEXT_BYTES = 16  # what a text is expected to need at first; a scan's batch ends where they do not suffice
+SPARES, SPARE_BYTES = 8, 8 << 20  # that a database keeps at most for its next scans
 
 _C_ARRAY = {"b1": "uint8_t[1]", "i4": "int32_t[1]", "i8": "int64_t[1]", "f8": "double[1]"}
 
@@ -52,25 +56,37 @@ class RowBuffer:
 
 
 class ScanBuffer:
-    """The memory that a scan's next batch is decoded into; each batch gets a new one.
+    """The memory that a batch of a scan is decoded into.
 
-    text: bytes that each text is expected to have.
+    texts: bytes that each text of a column is expected to have, if that is known.
     """
 
     def __init__(
-        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, text: int = TEXT_BYTES
+        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: Mapping[str, int]
     ) -> None:
         self.vectors = ffi.new("struct exdb_vector[]", len(fields))
+        self._fields = fields
+        self._wanted = wanted
+        self._rows = rows
         self._columns: list[tuple[Field, Any, Any, Any]] = []
+        self._arrays: list[NDArray[Any]] = []
         self._keep: list[Any] = []
-        for field, vector in zip(fields, self.vectors, strict=True):
-            if field.name not in wanted:
+        self._make_columns(texts)
+        self.size = sum(array.nbytes for array in self._arrays)
+        # nobody else has one yet, this method included
+        self._references = self._count_references()
+
+    def _make_columns(self, texts: Mapping[str, int]) -> None:
+        rows = self._rows
+        for field, vector in zip(self._fields, self.vectors, strict=True):
+            if field.name not in self._wanted:
                 continue
             valid = np.empty(rows, np.bool_) if field.nullable else None
             offsets = None
             if field.type.has_offsets:
-                values = np.empty(max(rows * text, lib.EXDB_ROW_MAX), np.uint8)
-                offsets = np.zeros(rows + 1, np.int32)
+                values = np.empty(text_capacity(field, rows, texts), np.uint8)
+                offsets = np.empty(rows + 1, np.int32)
+                offsets[0] = 0
                 vector.capacity = len(values)
                 vector.offsets = self._pin("int32_t[]", offsets)
             else:
@@ -81,8 +97,36 @@ class ScanBuffer:
             self._columns.append((field, values, valid, offsets))
 
     def _pin(self, kind: str, array: Any) -> Any:
+        self._arrays.append(array)
         self._keep.append(ffi.from_buffer(kind, array))
         return self._keep[-1]
+
+    def _count_references(self) -> int:
+        return sum(map(sys.getrefcount, self._arrays))
+
+    def is_idle(self) -> bool:
+        """Return whether nobody has a batch, or anything that shares its memory, any more."""
+        return self._count_references() == self._references
+
+    def fits(
+        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: Mapping[str, int]
+    ) -> bool:
+        """Return whether it would do in place of a new one."""
+        return (
+            self._rows == rows
+            and self._wanted == wanted
+            and self._fields == fields
+            and all(
+                len(values) >= text_capacity(field, rows, texts)
+                for field, values, _, offsets in self._columns
+                if offsets is not None
+            )
+        )
+
+    def learn(self, rows: int) -> dict[str, int]:
+        """Return the bytes that texts of the next batch should get, by those of the first rows."""
+        ends = {field.name: offsets[rows] for field, _, _, offsets in self._columns if offsets is not None}
+        return {name: int(end) * 9 // (8 * rows) + 8 for name, end in ends.items()}
 
     def to_batch(self, rows: int, names: Sequence[str]) -> Batch:
         """Return the first rows as columns that share this memory."""
@@ -95,3 +139,33 @@ class ScanBuffer:
                 ends = offsets[: rows + 1]
                 columns[field.name] = Column(field.type, values[: ends[-1]], used, ends)
         return Batch({name: columns[name] for name in names}, rows)
+
+
+class BufferPool:
+    """Memory that scans are done with, for others: what is new costs a page fault for each 4 KiB."""
+
+    def __init__(self) -> None:
+        self._spare: list[ScanBuffer] = []
+        self._lock = threading.Lock()
+
+    def take(
+        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: Mapping[str, int]
+    ) -> ScanBuffer:
+        """Take one whose batch nobody has any more, or make one."""
+        with self._lock:
+            for place, spare in reversed(list(enumerate(self._spare))):
+                if spare.fits(fields, wanted, rows, texts) and spare.is_idle():
+                    return self._spare.pop(place)
+        return ScanBuffer(fields, wanted, rows, texts)
+
+    def give(self, buffer: ScanBuffer) -> None:
+        """Give one back, though its batch may still be used."""
+        with self._lock:
+            self._spare.append(buffer)
+            while len(self._spare) > SPARES or sum(spare.size for spare in self._spare) > SPARE_BYTES:
+                self._spare.pop(0)
+
+
+def text_capacity(field: Field, rows: int, texts: Mapping[str, int]) -> int:
+    """Return the bytes that the texts of so many rows should get."""
+    return max(rows * texts.get(field.name, TEXT_BYTES), int(lib.EXDB_ROW_MAX))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from exmapdb._core import lib
-from exmapdb.errors import NoSuchIndexError, NoSuchTableError, SchemaError, TableExistsError
+from exmapdb.errors import NoSuchTableError, SchemaError, TableExistsError
 from exmapdb.layout import Index, Layout, StoredColumn, TableInfo
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.table import Table, View
@@ -19,6 +20,7 @@ __all__ = ["Catalog"]
 
 NAME_MAX: Final = 128
 PLACES: Final = 1 << 30
+UNFINISHED: Final = "\0"
 
 # each change of a table writes its row here, from which the native core knows that the catalog has changed
 TABLES: Final = ({"name": "text", "tree": "int64", "version": "int32"}, "name")
@@ -36,7 +38,7 @@ COLUMNS: Final = (
     },
     ("table", "place"),
 )
-# a row for each column of an index
+# a row for each column of an index; the name of one that is being filled begins with UNFINISHED
 INDEXES: Final = (
     {
         "table": "text",
@@ -88,9 +90,15 @@ class Catalog:
         names = tuple(column for _, column in key)
         indexes: dict[str, Index] = {}
         for entry in read_rows(self._indexes.within(view), (name,), (name + "\0",)):
-            known = indexes[entry["index"]].columns if entry["index"] in indexes else ()
-            indexes[entry["index"]] = Index(
-                entry["index"], (*known, entry["column"]), entry["unique"], entry["tree"]
+            stored: str = entry["index"]
+            known = indexes[stored].columns if stored in indexes else ()
+            unfinished = stored.startswith(UNFINISHED)
+            indexes[stored] = Index(
+                stored.removeprefix(UNFINISHED),
+                (*known, entry["column"]),
+                entry["unique"],
+                entry["tree"],
+                unfinished,
             )
         return TableInfo(name, row["tree"], row["version"], tuple(columns), names, tuple(indexes.values()))
 
@@ -136,7 +144,13 @@ class Catalog:
         self._touch(txn, info, version)
 
     def create_index(
-        self, txn: Transaction, name: str, index: str, columns: tuple[str, ...], unique: bool
+        self,
+        txn: Transaction,
+        name: str,
+        index: str,
+        columns: tuple[str, ...],
+        unique: bool,
+        unfinished: bool = False,
     ) -> None:
         """Write an index down, with an empty tree. SchemaError, NoSuchTableError."""
         info = self.load(name, txn)
@@ -145,24 +159,36 @@ class Catalog:
             raise SchemaError(f"table {name!r} has an index {index!r} already")
         if not columns or len(set(columns)) < len(columns):
             raise SchemaError("an index has one or more different columns")
-        tree = txn.create_tree()
-        rows = self._indexes.within(txn)
-        for place, column in enumerate(columns):
+        for column in columns:
             info.place(column)
-            row = {"table": name, "index": index, "place": place, "column": column}
-            rows.insert(row | {"tree": tree, "unique": unique})
+        self._put_index(txn, name, Index(index, columns, unique, txn.create_tree(), unfinished))
+        self._touch(txn, info)
+
+    def finish_index(self, txn: Transaction, name: str, index: str) -> None:
+        """Let everybody see an index that was unfinished. NoSuchIndexError, NoSuchTableError."""
+        info = self.load(name, txn)
+        known = info.indexes[info.index_number(index, unfinished=True)]
+        self._delete_index(txn, name, known)
+        self._put_index(txn, name, replace(known, unfinished=False))
         self._touch(txn, info)
 
     def drop_index(self, txn: Transaction, name: str, index: str) -> int:
-        """Forget an index, and return its tree. NoSuchIndexError, NoSuchTableError."""
+        """Forget an index, finished or not, and return its tree. NoSuchIndexError, NoSuchTableError."""
         info = self.load(name, txn)
-        for known in info.indexes:
-            if known.name == index:
-                for place in range(len(known.columns)):
-                    self._indexes.within(txn).delete((name, index, place))
-                self._touch(txn, info)
-                return known.tree
-        raise NoSuchIndexError(name, index, [known.name for known in info.indexes])
+        unfinished = any(known.name == index and known.unfinished for known in info.indexes)
+        known = info.indexes[info.index_number(index, unfinished)]
+        self._delete_index(txn, name, known)
+        self._touch(txn, info)
+        return known.tree
+
+    def _put_index(self, txn: Transaction, name: str, index: Index) -> None:
+        for place, column in enumerate(index.columns):
+            row = {"table": name, "index": stored_name(index), "place": place, "column": column}
+            self._indexes.within(txn).insert(row | {"tree": index.tree, "unique": index.unique})
+
+    def _delete_index(self, txn: Transaction, name: str, index: Index) -> None:
+        for place in range(len(index.columns)):
+            self._indexes.within(txn).delete((name, stored_name(index), place))
 
     def _touch(self, txn: Transaction, info: TableInfo, version: int | None = None) -> None:
         row = {"name": info.name, "tree": info.tree}
@@ -190,6 +216,11 @@ def read_rows(table: Table, low: tuple[Any, ...], high: tuple[Any, ...]) -> Iter
     for batch in table.scan(low, high):
         for values in batch.to_rows():
             yield dict(zip(batch.columns, values, strict=True))
+
+
+def stored_name(index: Index) -> str:
+    """Return the name that the catalog has for an index."""
+    return UNFINISHED + index.name if index.unfinished else index.name
 
 
 def check_name(name: str) -> None:

@@ -332,7 +332,9 @@ def report_pages(as_json: bool, done: BackupResult) -> None:
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(done), indent=2))
     else:
-        typer.echo(f"{done.path}: {done.stored:,} of {done.pages:,} pages, {done.bytes:,} bytes")
+        typer.echo(
+            f"{done.path}: {done.stored:,} of {done.pages:,} pages, {done.read:,} read, {done.bytes:,} bytes"
+        )
 
 
 def move_bar(progress: Progress, task: TaskID, rows: int) -> None:

@@ -9,27 +9,40 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from exmapdb._core import ffi, lib
-from exmapdb.backup import BackupResult, write_backup
+from exmapdb.backup import BackupResult, Kept, write_backup
+from exmapdb.buffers import BufferPool
 from exmapdb.catalog import Catalog
 from exmapdb.errors import (
     NO_PAGE,
     BackendUnavailableError,
     ConflictError,
+    NoSuchTableError,
     NotADatabaseError,
     StorageError,
     from_code,
 )
 from exmapdb.frozen import Frozen
+from exmapdb.indexing import build_index, has_leftover
 from exmapdb.layout import Layout
 from exmapdb.schema import Field
 from exmapdb.snapshot import Snapshot
-from exmapdb.storage import NVME, PAGE_SIZE, Backing, Flag, Storage, open_backing, parse_size
+from exmapdb.stats import CheckResult, Stats
+from exmapdb.storage import (
+    NVME,
+    PAGE_SIZE,
+    Backing,
+    Flag,
+    Storage,
+    capacity_pages,
+    log_pages,
+    open_backing,
+    parse_size,
+)
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
 from exmapdb.workers import Worker, WorkerPool, make_channel
@@ -49,61 +62,6 @@ LEVELS: dict[str, int] = {"sync": lib.EXDB_SYNC, "group": lib.EXDB_GROUP, "async
 # seconds that a flush waits for company, or between flushes
 INTERVALS = {"sync": 0.0, "group": 0.0005, "async": 0.01}
 DEFAULT_MEMORY = "64MiB"
-DEFAULT_CAPACITY = 1 << 30
-LOG_SHARE = 16  # of the capacity
-LOG_RANGE = (1 << 20, 64 << 20)
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a database has done since it was opened; pages have 4096 bytes.
-
-    hits, misses: fixes that found the page resident, or read it.  prefetched: pages read ahead of a
-    scan.  evicted, eviction_batches: pages that lost their frame, and vectors of them.  tlb_flushes,
-    rescues: as counted by exmap (the posix backend counts its flushes, which are not TLB flushes).
-    allocated_pages: pages that there are; free_pages: of them, those that nothing uses.  commits:
-    transactions; recovered: those that were replayed at open.  log_bytes: what would be replayed now;
-    log_flushes: how often the log was flushed.  free_blocks: where pages may still be written.
-    """
-
-    backend: str
-    hits: int
-    misses: int
-    prefetched: int
-    pages_read: int
-    pages_written: int
-    evicted: int
-    eviction_batches: int
-    checkpoints: int
-    tlb_flushes: int
-    rescues: int
-    pool_pages: int
-    resident_pages: int
-    region_pages: int
-    allocated_pages: int
-    free_pages: int
-    commits: int
-    recovered: int
-    log_bytes: int
-    log_flushes: int
-    free_blocks: int
-
-    @property
-    def hit_rate(self) -> float:
-        """Return the share of fixes that found their page resident; 1.0 if there was none."""
-        fixes = self.hits + self.misses
-        return self.hits / fixes if fixes else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """What a check has looked at: trees, their pages and rows, free pages, and pages on the disk."""
-
-    trees: int
-    tree_pages: int
-    free_pages: int
-    stored_pages: int
-    rows: int
 
 
 def open_database(
@@ -150,7 +108,7 @@ def open_database(
         raise BackendUnavailableError(errno.EINVAL, "NVMe queues take the kernel backend", os.fspath(path))
     backing = open_backing(path, flag, force)
     try:
-        capacity_pages = _capacity_pages(backing, pool, capacity)
+        size = capacity_pages(backing, pool, capacity)
         config = ffi.new(
             "struct exdb_config *",
             {
@@ -159,9 +117,9 @@ def open_database(
                 "workers": workers,
                 "create": backing.create,
                 "pool_pages": pool,
-                "data_pages": capacity_pages,
+                "data_pages": size,
                 "backing_pages": backing.pages if backing.is_device else 0,
-                "log_pages": _log_pages(log, capacity_pages),
+                "log_pages": log_pages(log, size),
                 "level": LEVELS[durability],
                 "interval": round(interval * 1e6),
             },
@@ -170,25 +128,6 @@ def open_database(
     except BaseException:
         os.close(backing.fd)
         raise
-
-
-def _capacity_pages(backing: Backing, pool: int, capacity: int | str | None) -> int:
-    if capacity is not None:
-        wanted = max(parse_size(capacity) // PAGE_SIZE, pool)
-        return min(wanted, backing.pages) if backing.is_device else max(wanted, backing.pages)
-    if backing.is_device:
-        return backing.pages
-    return max(DEFAULT_CAPACITY // PAGE_SIZE, 4 * pool, 2 * backing.pages)
-
-
-def _log_pages(log: int | str | None, capacity_pages: int) -> int:
-    if log is None:
-        low, high = LOG_RANGE
-        return min(max(capacity_pages * PAGE_SIZE // LOG_SHARE, low), high) // PAGE_SIZE
-    pages = parse_size(log) // PAGE_SIZE
-    if pages < lib.EXDB_LOG_MIN:
-        raise ValueError(f"a log has at least {lib.EXDB_LOG_MIN * PAGE_SIZE >> 10}KiB")
-    return pages
 
 
 def _open_core(config: Any, backing: Backing, backend: str) -> Any:
@@ -221,9 +160,13 @@ class Database:
         self.workers = WorkerPool([Worker(i, lib.exdb_worker_at(handle, i)) for i in range(workers)])
         self._lock = threading.RLock()
         self._tables: dict[str, Table] = {}
-        self._frozen: Frozen | None = None
+        self._frozen: set[Frozen] = set()
+        self._shared: Frozen | None = None
+        self._kept: Kept | None = None
         self._transactions: set[Transaction] = set()
+        self._indexing = threading.Lock()
         self._channel = make_channel(handle)
+        self.scan_buffers = BufferPool()
         self.catalog = Catalog(self)
 
     @property
@@ -297,11 +240,16 @@ class Database:
     ) -> None:
         """Make an index on columns of a table, for Table.find and Table.scan; changes of rows keep it.
 
-        unique: two rows with the same values are refused (UniqueError), unless one of these is null.  It is
-        one transaction, so its entries have to fit half the log.  Raises SchemaError, NoSuchTableError,
-        UniqueError, RowTooLargeError, InvalidValueError (NaN), TransactionTooLargeError.
+        unique: two rows with the same values are refused (UniqueError), unless one of these is null.  The
+        rows that there are get their entries in several transactions, beside which writers go on; nobody sees
+        the index before it has all of them, and after an error there is none.  Raises SchemaError,
+        NoSuchTableError, UniqueError, RowTooLargeError, InvalidValueError (NaN), StorageError.
         """
-        self.run(lambda txn: txn.create_index(table, index, columns, unique))
+        names = (columns,) if isinstance(columns, str) else columns
+        with self._indexing:
+            if has_leftover(self, table, index):
+                self.drop_index(table, index)
+            build_index(self, table, index, names, unique, lib.exdb_index_rows(self._handle))
 
     def drop_index(self, table: str, index: str) -> None:
         """Drop an index, and give its pages back. NoSuchIndexError, NoSuchTableError, StorageError."""
@@ -318,15 +266,27 @@ class Database:
 
     def load_layout(self, name: str) -> Layout:
         """Read what the catalog has of a table. NoSuchTableError."""
-        generation = self.generation
-        return Layout(self.run(lambda txn: self.catalog.load(name, txn)), generation, self._channel)
+        while True:
+            generation = self.generation
+            info = self.run(lambda txn: self.catalog.load(name, txn))
+            if generation == self.generation:
+                return Layout(info, generation, self._channel)
+
+    def known_layout(self, name: str, generation: int) -> Layout | None:
+        """Return what the catalog had of a table when it had this number, if that is known."""
+        table = self._tables.get(name)
+        return table.layout if table and table.layout.generation == generation else None
 
     def find_layout(self, name: str, txn: Transaction) -> Layout:
         """Return what a transaction sees of a table. NoSuchTableError."""
         generation = self.generation
-        # the native core checks, at commit, that the catalog has not changed
-        if name in self._tables and self._tables[name].layout.generation == generation:
-            return self._tables[name].layout
+        # none if it is the transaction's own
+        with contextlib.suppress(NoSuchTableError):
+            table = self.table(name)
+            table.refresh()
+            # the native core checks, at commit, that the catalog has not changed
+            if table.layout.generation == generation:
+                return table.layout
         return Layout(self.catalog.load(name, txn), generation, self._channel)
 
     def begin(self) -> Transaction:
@@ -384,37 +344,78 @@ class Database:
         """Keep the resident pages as they are now, while writers go on; a context manager.
 
         No table changes at that moment. Until it is closed it holds half the pool; pages beyond
-        that are evicted first. A database has one at a time. StorageError (EBUSY: there is one),
-        PoolExhaustedError, DatabaseClosedError.
+        that are evicted first. There may be several, of which later ones leave less of the pool.
+        StorageError (EBUSY: too little of it would be left), PoolExhaustedError, DatabaseClosedError.
         """
         out = ffi.new("struct exdb_freeze **")
         with self._lock, self.worker() as worker:
             code = lib.exdb_freeze(worker.handle, out)
+            if code == -errno.EBUSY and self._let_go():
+                code = lib.exdb_freeze(worker.handle, out)
             if code == -errno.EBUSY:
-                raise StorageError(errno.EBUSY, "pages are frozen already: close that first", self.path)
+                message = "snapshots hold so much of the memory that another one finds no room: close some"
+                raise StorageError(errno.EBUSY, message, self.path)
             if code:
                 raise self.error(code, worker.error_page)
-            self._frozen = Frozen(out[0], self.error)
-            return self._frozen
+            frozen = Frozen(out[0], self.error)
+            self._frozen = {*(each for each in self._frozen if not each.closed), frozen}
+            return frozen
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, max_age: float = 0) -> Snapshot:
         """Return all tables as they are now, for reading, while writers go on; a context manager.
 
-        It shows what has been committed, whether that is on the disk yet or not. A database has one at a
-        time, and no other freeze beside it. Raises what freeze raises.
+        It shows what has been committed, whether that is on the disk yet or not. There may be several, as old
+        as they like; readers of different ones do not wait for each other.  max_age: seconds; the newest one
+        that was made with a max_age is shared if it is not older, and costs nothing then. Who shares one
+        takes turns.  Raises what freeze raises, and ValueError.
         """
-        return Snapshot(self, self.freeze())
+        if max_age < 0:
+            raise ValueError("max_age: seconds, not less than 0")
+        with self._lock:
+            if not max_age:
+                return Snapshot(self, self.freeze())
+            if self._shared is None or not self._shared.share(max_age):
+                self._shared = self.freeze()
+            return Snapshot(self, self._shared)
 
     def backup(
-        self, path: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        base: str | os.PathLike[str] | None = None,
+        keep: bool = False,
     ) -> BackupResult:
         """Write what has been committed to a file, from a snapshot, while writers go on; see `restore`.
 
-        base: an earlier backup: pages that are as they were then are left out.  All are read, however.
-        Raises BackupError for a base that is none, and what snapshot raises.
+        base: an earlier backup: pages that are as they were then are left out.  keep: make a checkpoint
+        first, and hold on to the snapshot, so that the next backup, if this one is its base, reads only pages
+        that may have changed since, and not all.  It costs what a snapshot costs, and is let go of by the
+        next backup, by close, and if another snapshot finds no room.
+        Raises BackupError for a base that is none, and what snapshot and checkpoint raise.
         """
-        with self.freeze() as frozen:
-            return write_backup(frozen, Path(path), None if base is None else Path(base))
+        if keep:
+            # pages that are written later have moved, and would be taken for changed
+            self.checkpoint()
+        frozen = self.freeze()
+        try:
+            done, kept = write_backup(frozen, Path(path), None if base is None else Path(base), self._kept)
+        except BaseException:
+            frozen.close()
+            raise
+        with self._lock:
+            self._let_go()
+            if keep and not frozen.closed:
+                self._kept = kept
+            else:
+                frozen.close()
+        return done
+
+    def _let_go(self) -> bool:
+        """Close what a backup has kept, if there is something."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return False
+        kept.frozen.close()
+        return True
 
     def close(self) -> None:
         """Checkpoint, wait for other threads' calls, and give everything back; again does nothing.
@@ -427,8 +428,8 @@ class Database:
             self._closed = True
             self._channel.close()
             worker = self.workers.close()
-            if self._frozen is not None:
-                self._frozen.close()
+            for frozen in list(self._frozen):
+                frozen.end()
             for txn in list(self._transactions):
                 txn.rollback()
             code = lib.exdb_shutdown(worker.handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,13 +44,16 @@ class FreezeStats:
 class Frozen:
     """Pages as they were; a context manager that lets go of them. Made by Database.freeze.
 
-    Any thread may read. Close it soon: it holds half the pool.
+    Any thread may read. Close it soon: it holds half the pool.  schema: the number that the catalog had.
     """
 
     def __init__(self, handle: Any, error: Callable[[int, int], StorageError]) -> None:
         self._handle = handle
         self._error = error
         self._lock = threading.Lock()
+        self._users = 1
+        self._made = time.monotonic()
+        self.schema = int(lib.exdb_freeze_schema(handle))
         self._pages = np.empty(self.stats().pages, np.uint64)
         lib.exdb_freeze_pages(handle, ffi.from_buffer("uint64_t[]", self._pages))
         self._pages.flags.writeable = False
@@ -97,6 +101,22 @@ class Frozen:
             if code:
                 raise self._error(code, lib.exdb_error_page(lib.exdb_freeze_worker(handle)))
 
+    def diverged(self, since: Frozen) -> NDArray[np.bool_] | None:
+        """Return which pages may have changed since an older freeze; None if that cannot be told any more.
+
+        Raises StorageError, and ValueError after close.
+        """
+        bits = np.zeros((self.stats().count + 7) // 8, np.uint8)
+        with self._lock, since._lock:
+            if since._handle is None:
+                return None
+            code = lib.exdb_freeze_diverged(self._open(), since._handle, ffi.from_buffer("uint8_t[]", bits))
+        if code == -errno.ENODATA:
+            return None
+        if code:
+            raise self._error(code, 0)
+        return np.unpackbits(bits, bitorder="little").astype(np.bool_)
+
     @contextlib.contextmanager
     def reader(self) -> Iterator[Worker]:
         """Lend the channel that sees the tables as they were. ValueError after close."""
@@ -114,8 +134,22 @@ class Frozen:
             raw.pages, raw.copied, raw.nanoseconds / 1000, raw.count, raw.free_page, raw.nr_free
         )
 
+    def share(self, max_age: float) -> bool:
+        """Count one more user, if it is not older than so many seconds and not closed."""
+        with self._lock:
+            fresh = self._handle is not None and time.monotonic() - self._made <= max_age
+            self._users += fresh
+            return fresh
+
     def close(self) -> None:
-        """Give the frames back; again does nothing."""
+        """Give the frames back if nobody else uses them; again does nothing."""
+        with self._lock:
+            self._users -= 1
+        if self._users <= 0:
+            self.end()
+
+    def end(self) -> None:
+        """Give the frames back, whoever uses them; again does nothing."""
         with self._lock:
             if self._handle is not None:
                 lib.exdb_thaw(self._handle)

@@ -30,12 +30,16 @@ _PUT: dict[int, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A secondary index: its name, the columns that it is ordered by, and whether their values are unique."""
+    """A secondary index: its name, the columns that it is ordered by, and whether their values are unique.
+
+    unfinished: rows that were there before it have no entries yet; only writers know it.
+    """
 
     name: str
     columns: tuple[str, ...]
     unique: bool
     tree: int = field(repr=False, compare=False)
+    unfinished: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,13 @@ class TableInfo:
             if column.field.name == name and not column.dropped:
                 return place
         raise SchemaError(f"table {self.name!r} has no column {name}")
+
+    def index_number(self, name: str, unfinished: bool = False) -> int:
+        """Return the place of an index. NoSuchIndexError."""
+        for number, index in enumerate(self.indexes):
+            if index.name == name and index.unfinished == unfinished:
+                return number
+        raise NoSuchIndexError(self.name, name, [i.name for i in self.indexes if not i.unfinished])
 
 
 class Layout:
@@ -126,10 +137,7 @@ class Layout:
 
     def index_number(self, name: str) -> int:
         """Return the place of an index. NoSuchIndexError."""
-        names = [index.name for index in self.info.indexes]
-        if name not in names:
-            raise NoSuchIndexError(self.info.name, name, names)
-        return names.index(name)
+        return self.info.index_number(name)
 
     def encode_key(self, key: Any, parts: Sequence[object]) -> None:
         """Encode the first columns of the table's key. InvalidValueError."""

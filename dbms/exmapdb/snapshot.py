@@ -22,8 +22,8 @@ __all__ = ["Snapshot"]
 class Snapshot:
     """A read-only transaction: it sees what had been committed when it was made, and never conflicts.
 
-    Writers go on, and neither waits for the other.  Any thread may read, one at a time.  Close it: while it
-    is there, half the pool is left to copies, and no block that it refers to is used again.
+    Writers go on, and neither waits for the other.  Any thread may read, one at a time.  Close it: while
+    there is one, half the pool is left to copies, and no block that it refers to is used again.
     Made by Database.snapshot.
     """
 
@@ -32,6 +32,7 @@ class Snapshot:
     def __init__(self, database: Database, frozen: Frozen) -> None:
         self._database = database
         self._frozen = frozen
+        self._closed = False
         self._tables: dict[str, Table] = {}
 
     def __enter__(self) -> Self:
@@ -49,7 +50,8 @@ class Snapshot:
     def table(self, name: str) -> Table:
         """Return a table as it was, for reading. NoSuchTableError."""
         if name not in self._tables:
-            info = self._database.catalog.load(name, self)
+            known = self._database.known_layout(name, self._frozen.schema)
+            info = known.info if known else self._database.catalog.load(name, self)
             # what it sees never changes, so that no generation of the catalog matters
             self._tables[name] = Table(self._database, Layout(info, 0), self)
         return self._tables[name]
@@ -60,10 +62,14 @@ class Snapshot:
 
     def close(self) -> None:
         """Give back what it holds; again does nothing."""
-        self._frozen.close()
+        if not self._closed:
+            self._closed = True
+            self._frozen.close()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[tuple[Worker, Any]]:
         """Lend the channel that sees the tables as they were. ValueError after close."""
+        if self._closed:
+            raise ValueError("the snapshot is closed")
         with self._frozen.reader() as worker:
             yield worker, ffi.NULL

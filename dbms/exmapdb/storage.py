@@ -22,11 +22,24 @@ from exmapdb.errors import (
 )
 from libexmap import ExmapError, QueueBusy, nvme_backing
 
-__all__ = ["NVME", "PAGE_SIZE", "Backing", "Flag", "Storage", "open_backing", "parse_size"]
+__all__ = [
+    "NVME",
+    "PAGE_SIZE",
+    "Backing",
+    "Flag",
+    "Storage",
+    "capacity_pages",
+    "log_pages",
+    "open_backing",
+    "parse_size",
+]
 
 PAGE_SIZE: int = lib.EXDB_PAGE_SIZE
 
 NVME = "nvme:"
+DEFAULT_CAPACITY = 1 << 30
+LOG_SHARE = 16  # of the capacity
+LOG_RANGE = (1 << 20, 64 << 20)
 LABEL_BYTES = 128 << 10  # where file systems and partition tables say what they are
 
 Flag = Literal["w", "c", "n"]
@@ -181,3 +194,24 @@ def _refuse_signatures(name: str) -> None:
         found = done.stdout.partition(": ")[2].strip() or done.stderr.strip() or "something"
         message = f"the device holds {found}: take another one, or use force"
         raise DeviceInUseError(errno.EEXIST, message, name)
+
+
+def capacity_pages(backing: Backing, pool: int, capacity: int | str | None) -> int:
+    """Return how many pages the trees may grow to. ValueError."""
+    if capacity is not None:
+        wanted = max(parse_size(capacity) // PAGE_SIZE, pool)
+        return min(wanted, backing.pages) if backing.is_device else max(wanted, backing.pages)
+    if backing.is_device:
+        return backing.pages
+    return max(DEFAULT_CAPACITY // PAGE_SIZE, 4 * pool, 2 * backing.pages)
+
+
+def log_pages(log: int | str | None, capacity: int) -> int:
+    """Return the pages of a new log. ValueError."""
+    if log is None:
+        low, high = LOG_RANGE
+        return min(max(capacity * PAGE_SIZE // LOG_SHARE, low), high) // PAGE_SIZE
+    pages = parse_size(log) // PAGE_SIZE
+    if pages < lib.EXDB_LOG_MIN:
+        raise ValueError(f"a log has at least {lib.EXDB_LOG_MIN * PAGE_SIZE >> 10}KiB")
+    return pages

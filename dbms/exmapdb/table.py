@@ -38,6 +38,7 @@ __all__ = ["BATCH_ROWS", "PREFETCH_PAGES", "Key", "Table", "View"]
 BATCH_ROWS = 8192
 PREFETCH_PAGES = 64
 FIND_ROWS = 64
+BATCHES_AHEAD = 8  # that a scan reads in one call: when one ends it has to wait for the GIL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Table:
     def indexes(self) -> tuple[Index, ...]:
         """Return the table's indexes, in the order of their names."""
         self.refresh()
-        return self._layout.info.indexes
+        return tuple(index for index in self._layout.info.indexes if not index.unfinished)
 
     @property
     def tree(self) -> int:
@@ -260,7 +261,9 @@ class Table:
         names = layout.schema.names if columns is None else tuple(columns)
         given, keep, rows = self._input(layout, {name: keys[name] for name in layout.info.key}, key_only=True)
         found = np.empty(rows, np.bool_)
-        buffer = ScanBuffer(layout.schema.fields, frozenset(names), rows, lib.EXDB_ROW_MAX)
+        buffer = ScanBuffer(
+            layout.schema.fields, frozenset(names), rows, dict.fromkeys(names, lib.EXDB_ROW_MAX)
+        )
         with self._session() as (worker, txn):
             got = lib.exdb_table_get_many(
                 worker.handle,
@@ -362,15 +365,27 @@ class Table:
 
     def _batches(self, layout: Layout, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
         # the scan has a pointer to the layout
-        while True:
-            buffer = ScanBuffer(layout.schema.fields, frozenset(names), batch_rows)
+        texts: dict[str, int] = {}
+        wanted, pool = frozenset(names), self._database.scan_buffers
+        # a transaction sees between two batches what it has written
+        ahead = 1 if self._view is not None and self._view.writable else BATCHES_AHEAD
+        count, more = 1, True
+        while more:
+            buffers = [pool.take(layout.schema.fields, wanted, batch_rows, texts) for _ in range(count)]
+            rows = ffi.new("uint64_t[]", count)
             with self._session() as (worker, _):
-                rows = lib.exdb_scan_next(worker.handle, scan, buffer.vectors, batch_rows)
-                if rows < 0:
-                    self._raise(rows, worker.error_page, 0)
-            if not rows:
-                return
-            yield buffer.to_batch(rows, names)
+                vectors = [buffer.vectors for buffer in buffers]
+                got = lib.exdb_scan_fill(worker.handle, scan, vectors, rows, count, batch_rows)
+                if got < 0:
+                    self._raise(got, worker.error_page, 0)
+            if got:
+                texts = buffers[0].learn(rows[0])
+            for place, buffer in enumerate(buffers):
+                if place < got:
+                    yield buffer.to_batch(rows[place], names)
+                pool.give(buffer)
+            more = got == count or rows[got] > 0
+            count = min(2 * count, ahead)
 
     def _check_key_columns(self, layout: Layout, given: Mapping[str, Any]) -> None:
         unknown = set(given) - set(layout.schema.names)

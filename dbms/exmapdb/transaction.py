@@ -89,13 +89,32 @@ class Transaction:
     def create_index(
         self, table: str, index: str, columns: str | tuple[str, ...], unique: bool = False
     ) -> None:
-        """Make an index of the rows that the transaction sees. See Database.create_index."""
+        """Make an index of the rows that the transaction sees; its entries have to fit half the log.
+
+        See Database.create_index, for which they need not.
+        """
         names = (columns,) if isinstance(columns, str) else columns
         self._database.catalog.create_index(self, table, index, names, unique)
+        self.fill_index(table, index, None, 0)
+
+    def declare_index(self, table: str, index: str, columns: tuple[str, ...], unique: bool) -> None:
+        """Write an unfinished index down, which writers keep from now on."""
+        self._database.catalog.create_index(self, table, index, columns, unique, unfinished=True)
+        self._reload(table)
+
+    def fill_index(self, table: str, index: str, start: Any, rows: int) -> bool:
+        """Write entries for so many rows from a key of the native core on, which is moved behind them.
+
+        start: None for an index that is finished with this transaction, of all rows.  Returns whether there
+        are more rows.  Raises what Database.create_index raises.
+        """
         made = self._reload(table)
-        number = made.layout.index_number(index)
+        number = made.layout.info.index_number(index, unfinished=start is not None)
+        key = ffi.new("struct exdb_key *") if start is None else start
         with self.session() as (worker, handle):
-            code = lib.exdb_index_fill(worker.handle, handle, made.layout.handle, made.tree, number)
+            code = lib.exdb_index_fill(
+                worker.handle, handle, made.layout.handle, made.tree, number, key, rows
+            )
             page = worker.error_page
         if code == -errno.ENOTUNIQ:
             raise UniqueError(table, index)
@@ -105,8 +124,9 @@ class Transaction:
             raise InvalidValueError("NaN cannot be in an index")
         if code in (-errno.ECANCELED, -errno.ESTALE):
             raise ConflictError
-        if code:
+        if code < 0:
             raise self._database.error(code, page)
+        return bool(code)
 
     def drop_index(self, table: str, index: str) -> int:
         """Forget an index, and return the number of its tree. See Database.drop_index."""

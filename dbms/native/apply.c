@@ -121,7 +121,7 @@ int apply_ops(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *
 }
 
 int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *op,
-		size_t *leaves)
+		struct btree_touched *touched)
 {
 	const uint8_t *at = bytes;
 	struct run run;
@@ -132,11 +132,11 @@ int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t
 		uint64_t root = tree_root(w->db, run.tree);
 		size_t seen = run.n;
 
-		*leaves += 2;
+		touched->leaves += 2;
 		/* a tree without a root is one that these operations create */
 		if (root)
 			ret = btree_probe(w, root, run.entries, run.n, run.kind == OP_INSERT, &seen,
-					  leaves);
+					  touched);
 		*op += seen;
 		if (ret < 0)
 			return ret;

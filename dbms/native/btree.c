@@ -169,7 +169,7 @@ static int find_shared(struct exdb_worker *w, uint64_t root, const uint8_t *key,
 
 /* Those of the entries that belong into the leaf of the first. */
 static int probe_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
-		      size_t n, bool absent, size_t *done)
+		      size_t n, bool absent, size_t *done, uint64_t *found_page)
 {
 	struct fence fence = { .bounded = false };
 	const struct node *leaf;
@@ -193,22 +193,46 @@ static int probe_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 		}
 		(*done)++;
 	}
+	*found_page = page;
 	buffer_unfix_shared(w, page);
 	return ret;
 }
 
-int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries, size_t n,
-		bool absent, size_t *seen, size_t *leaves)
+void btree_unshare(struct exdb_worker *w, struct btree_touched *touched)
 {
+	/* what is not copied is when it is written to */
+	if (touched->nr)
+		exmap_vector(w->db->ex, w->itf, EXMAP_OP_UNSHARE, touched->shared, touched->nr, 0,
+			     NULL);
+	touched->nr = 0;
+}
+
+static void touch(struct exdb_worker *w, struct btree_touched *touched, uint64_t page)
+{
+	const uint32_t word = __atomic_load_n(&w->db->ex->residency[page], __ATOMIC_RELAXED);
+
+	touched->leaves++;
+	if (!(word & EXMAP_RES_SNAPSHOT))
+		return;
+	touched->shared[touched->nr++] = page;
+	if (touched->nr == PREFETCH_MAX)
+		btree_unshare(w, touched);
+}
+
+int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries, size_t n,
+		bool absent, size_t *seen, struct btree_touched *touched)
+{
+	uint64_t page;
 	int ret = 0;
 
 	*seen = 0;
 	while (!ret && *seen < n) {
 		size_t done;
 
-		ret = probe_leaf(w, root, entries + *seen, n - *seen, absent, &done);
+		ret = probe_leaf(w, root, entries + *seen, n - *seen, absent, &done, &page);
 		*seen += done;
-		(*leaves)++;
+		if (!ret)
+			touch(w, touched, page);
 	}
 	return ret;
 }

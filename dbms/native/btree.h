@@ -57,6 +57,10 @@ static inline struct btree_row btree_row_at(const struct node *leaf, unsigned in
 /* 0 to go on, 1 to stop before this row, or -errno. */
 typedef int (*btree_row_fn)(void *arg, const struct btree_row *row);
 
+/* Rows of a leaf that is latched, from slot @from on: how many of @n were taken, or -errno. */
+typedef long (*btree_leaf_fn)(void *arg, const struct node *leaf, unsigned int from,
+			      unsigned int n);
+
 /**
  * struct btree_cursor - where a scan is; holds no latch between calls
  * @root: of the tree
@@ -67,6 +71,7 @@ typedef int (*btree_row_fn)(void *arg, const struct btree_row *row);
  * @done: nothing is left
  * @ahead: leaves to the left that have been read ahead
  * @prefetch: leaves to read ahead, 0 for none
+ * @leaf_fn: takes rows in place of btree_scan's function, unless NULL or @reverse
  */
 struct btree_cursor {
 	uint64_t root;
@@ -77,6 +82,7 @@ struct btree_cursor {
 	bool done;
 	unsigned int ahead;
 	unsigned int prefetch;
+	btree_leaf_fn leaf_fn;
 };
 
 /* A node under a shared latch; -EUCLEAN if the page is none of this level, or of any if that is NODE_ROOT. */
@@ -101,12 +107,27 @@ int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry 
 int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys, size_t n,
 		 size_t *removed);
 
+/**
+ * struct btree_touched - leaves that a transaction is about to change
+ * @leaves: how many
+ * @nr: length of @shared
+ * @shared: some that a snapshot shares, so that writing them would fault
+ */
+struct btree_touched {
+	size_t leaves;
+	unsigned int nr;
+	uint64_t shared[PREFETCH_MAX];
+};
+
+/* Have the pages of @shared copied with one vector, which costs less than a fault for each. */
+void btree_unshare(struct exdb_worker *w, struct btree_touched *touched);
+
 /*
- * Come to the leaves of keys that are sorted, and count them in *leaves.  With @absent
+ * Come to the leaves of keys that are sorted, and add them to @touched.  With @absent
  * they stop at the first key that is there: -EEXIST, and *seen is its place.
  */
 int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries, size_t n,
-		bool absent, size_t *seen, size_t *leaves);
+		bool absent, size_t *seen, struct btree_touched *touched);
 
 /* Call @fn for the row with this key; -ENOENT if there is none. */
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,

@@ -359,7 +359,11 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	unsigned int i, nr;
 	int ret;
 
-	nr = w->view ? 0 : claim_absent(w, pages, n, claimed);
+	if (w->view && n)
+		freeze_prefetch(w, pages, n);
+	if (w->view)
+		return 0;
+	nr = claim_absent(w, pages, n, claimed);
 	if (!nr)
 		return 0;
 	ret = buffer_reserve(w, nr);

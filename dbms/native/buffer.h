@@ -76,9 +76,9 @@ struct exdb_worker {
  * @roots: the root page of each tree; written under @commit
  * @pool_pages: number of frames
  * @used: frames that are taken or reserved
- * @limit: evict beyond this number; less while a freeze holds frames
- * @frozen: there is a freeze; protected by @commit and blocks.lock
- * @frozen_epoch: blocks retired since then stay; blocks.lock
+ * @limit: evict beyond this number; less while freezes hold frames
+ * @full_limit: what it is if there is none
+ * @freezes: those that there are, the newest first; written under @commit and blocks.lock
  * @loading: shared while a page has a frame and not yet its content; a freeze keeps it out
  * @evict_batch: pages that one turn of the clock frees
  * @prefetch: leaves that a scan may read ahead
@@ -119,8 +119,8 @@ struct exdb {
 	uint64_t pool_pages;
 	uint64_t used;
 	uint64_t limit;
-	bool frozen;
-	uint64_t frozen_epoch;
+	uint64_t full_limit;
+	struct exdb_freeze *freezes;
 	pthread_rwlock_t loading;
 	unsigned int evict_batch;
 	unsigned int prefetch;
@@ -199,9 +199,15 @@ int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 /* clock.c: the page in a frame, or 0. */
 uint64_t clock_page_in_frame(const struct exdb *db, uint64_t frame);
 
-/* freeze.c: the same as buffer_fix_shared and its counterpart, of a worker with a view. */
+/* freeze.c: blocks retired since then are needed by a freeze; blocks.lock is held. */
+uint64_t freeze_oldest_epoch(const struct exdb *db);
+
+/* view.c: the same as buffer_fix_shared and its counterpart, of a worker with a view. */
 int freeze_fix(struct exdb_worker *w, uint64_t page, const void **out);
 void freeze_unfix(struct exdb_worker *w, uint64_t page);
+
+/* view.c: the same as buffer_prefetch. */
+void freeze_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
 
 /* free.c: the first page of the free list, latched exclusively: 1, 0 if there is none, or -errno. */
 int free_list_take(struct exdb_worker *w, uint64_t *page, void **out);

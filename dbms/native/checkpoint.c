@@ -184,13 +184,10 @@ static int write_image(struct exdb_worker *w, const struct meta_state *state)
 /* The image holds: what only older ones needed is free. */
 static void complete(struct exdb *db, const struct meta_state *state)
 {
-	uint64_t keep;
-
 	pthread_mutex_lock(&db->blocks.lock);
 	map_end(db);
-	/* a freeze goes by the map as it was then */
-	keep = db->frozen && db->frozen_epoch < db->epoch ? db->frozen_epoch : db->epoch;
-	block_reclaim(&db->blocks, keep);
+	/* freezes go by the map as it was then */
+	block_reclaim(&db->blocks, freeze_oldest_epoch(db));
 	pthread_mutex_unlock(&db->blocks.lock);
 	log_truncate(&db->log, state->lsn);
 	db->checkpoint = *state;

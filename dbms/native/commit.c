@@ -105,12 +105,16 @@ static int lock_with_room(struct exdb_worker *w, size_t size)
 static int validate(struct exdb_worker *w, const struct op_list *ops, size_t *op)
 {
 	struct exdb *db = w->db;
-	size_t leaves = 0, pages;
-	int ret = apply_probe(w, ops->bytes, ops->size, op, &leaves);
+	struct btree_touched touched = { .nr = 0 };
+	int ret = apply_probe(w, ops->bytes, ops->size, op, &touched);
+	size_t pages;
 
 	if (ret)
 		return ret;
-	pages = leaves + 4 * ops->size / NODE_SPACE;
+	/* one alone faults as quickly */
+	if (touched.nr > 1)
+		btree_unshare(w, &touched);
+	pages = touched.leaves + 4 * ops->size / NODE_SPACE;
 	pages += pages / 4 + 8;
 	if (db->data_pages - db->next_page + db->nr_free >= pages)
 		return 0;

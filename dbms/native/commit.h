@@ -79,7 +79,7 @@ static inline uint64_t tree_root(const struct exdb *db, uint32_t tree)
 /* apply.c: for recovery, and with the commit lock held. */
 int apply_ops(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *removed);
 int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *op,
-		size_t *leaves);
+		struct btree_touched *touched);
 
 /* apply.c: the tree of trees, which has no number. */
 #define DIRECTORY_ROOT	1u

@@ -184,9 +184,10 @@ int exdb_check(struct exdb_worker *w, struct exdb_check *result);
 int exdb_stored_page(struct exdb_worker *w, uint64_t page, void *out);
 
 /*
- * Keep all pages as they are, until thaw.  Half the pool is left
- * to copies meanwhile, so that writers do not run it dry.  -EBUSY while there is
- * another, -ENOBUFS if too many pages are latched.  Thaw before exdb_close.
+ * Keep all pages as they are, until thaw; there may be several.  Half the pool is left
+ * to copies meanwhile, so that writers do not run it dry, and less to what comes after
+ * others.  -EBUSY if those leave too little of the pool, -ENOBUFS if too many pages are
+ * latched.  Thaw before exdb_close.
  */
 int exdb_freeze(struct exdb_worker *w, struct exdb_freeze **out);
 void exdb_thaw(struct exdb_freeze *freeze);
@@ -195,6 +196,8 @@ void exdb_thaw(struct exdb_freeze *freeze);
  * without a transaction; one thread at a time uses it.
  */
 struct exdb_worker *exdb_freeze_worker(struct exdb_freeze *freeze);
+/* What exdb_schema was. */
+uint64_t exdb_freeze_schema(const struct exdb_freeze *freeze);
 /* Those that were resident, ascending; @pages has room for exdb_freeze_stats.pages numbers. */
 void exdb_freeze_pages(const struct exdb_freeze *freeze, uint64_t *pages);
 /* One page, by copy; -ENOENT if it was not resident. */
@@ -204,6 +207,12 @@ int exdb_freeze_read(const struct exdb_freeze *freeze, uint64_t page, void *out)
  * checksums, which are 0.  The page that an error is about: exdb_error_page of exdb_freeze_worker.
  */
 int exdb_freeze_load(struct exdb_freeze *freeze, uint64_t first, uint64_t n, void *out);
+/*
+ * Set the bits of pages, of as many as @freeze has, that may have changed since an older freeze of the
+ * database; whole bytes are written.  -ENODATA if what is needed for that was lost.
+ */
+int exdb_freeze_diverged(const struct exdb_freeze *freeze, const struct exdb_freeze *since,
+			 uint8_t *bits);
 /*
  * Pages of a freeze into a database that was just made, from page 1 on, and then what exdb_freeze_stats
  * said of the free list.
@@ -278,13 +287,24 @@ struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *
 struct exdb_scan *exdb_index_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 				      uint32_t index, const struct exdb_key *low,
 				      const struct exdb_key *high, uint32_t prefetch, bool reverse);
-/* Write the entries of the rows that were there before the index. */
+/*
+ * Write the entries of rows that were there before the index: of @rows from @from on, which is moved behind
+ * them, or of all if that is 0.  1 if there are more.
+ */
 int exdb_index_fill(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
-		    uint32_t index);
+		    uint32_t index, struct exdb_key *from, uint64_t rows);
+/* Rows whose entries in one index fit a transaction, whatever they have. */
+uint64_t exdb_index_rows(const struct exdb *db);
 /* Remove all entries of an index that nobody uses any more, in several transactions. */
 int exdb_tree_clear(struct exdb_worker *w, uint32_t tree);
 void exdb_scan_free(struct exdb_scan *scan);
 long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
 		    uint64_t rows);
+/*
+ * The same @n times: how many batches there were, and the rows of each.  The next one of @rows
+ * is 0 if that was all, and UINT64_MAX if an error awaits who calls again.
+ */
+long exdb_scan_fill(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector **batches,
+		    uint64_t *rows, uint32_t n, uint64_t batch_rows);
 
 #endif /* EXDB_H */

@@ -138,17 +138,50 @@ static bool is_same(const struct index_entry *a, const struct index_entry *b)
 	       !memcmp(a->value, b->value, a->value_length);
 }
 
+enum presence { ABSENT, OWN_ENTRY, FOREIGN_ENTRY };
+
+/* Whether the key of an entry that excludes others is there, and leads to the same row; or -errno. */
+static int find_entry(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+		      const struct index_entry *index_entry)
+{
+	const struct btree_entry entry = as_entry(index_entry);
+	struct row_copy copy;
+	int ret = table_sees(w, txn, tree, &entry, &copy);
+
+	if (ret <= 0)
+		return ret;
+	return copy.row.value_length == entry.value_length &&
+			       !memcmp(copy.row.value, entry.value, entry.value_length) ?
+		       OWN_ENTRY :
+		       FOREIGN_ENTRY;
+}
+
+/* While an index is being filled the entry may be there. */
 static int insert_entry(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 			const struct index_entry *index_entry)
 {
 	const struct btree_entry entry = as_entry(index_entry);
-	int ret = 0;
+	int ret = ABSENT;
 
 	if (index_entry->exclusive)
-		ret = table_sees(w, txn, tree, &entry, NULL);
-	if (ret)
-		return ret < 0 ? ret : -ENOTUNIQ;
+		ret = find_entry(w, txn, tree, index_entry);
+	if (ret != ABSENT)
+		return ret == FOREIGN_ENTRY ? -ENOTUNIQ : ret == OWN_ENTRY ? 0 : ret;
 	return txn_write(txn, OWN_PUT, tree, &entry);
+}
+
+/* While an index is being filled the entry may be another row's, or not there yet. */
+static int delete_entry(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+			const struct index_entry *index_entry)
+{
+	const struct btree_entry entry = as_entry(index_entry);
+	int ret = OWN_ENTRY;
+
+	if (index_entry->exclusive)
+		ret = find_entry(w, txn, tree, index_entry);
+	if (ret != OWN_ENTRY)
+		return ret < 0 ? ret : 0;
+	return txn_write(txn, OWN_DELETED, tree, &entry);
 }
 
 static int update_one(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
@@ -164,11 +197,8 @@ static int update_one(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 		ret = index_encode(layout, index, new, &after);
 	if (ret || (old && new && is_same(&before, &after)))
 		return ret;
-	if (old) {
-		const struct btree_entry entry = as_entry(&before);
-
-		ret = txn_write(txn, OWN_DELETED, index->tree, &entry);
-	}
+	if (old)
+		ret = delete_entry(w, txn, index->tree, &before);
 	return !ret && new ? insert_entry(w, txn, index->tree, &after) : ret;
 }
 

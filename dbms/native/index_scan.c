@@ -135,21 +135,58 @@ static int fill_row(struct sink *sink, const struct btree_row *row)
 	return index_add(filling->w, sink->scan->txn, sink->layout, filling->index, row);
 }
 
-int exdb_index_fill(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
-		    uint32_t tree, uint32_t index)
+static int count_row(struct sink *sink, const struct btree_row *row)
 {
-	struct exdb_scan *scan = exdb_scan_new(txn, layout, tree, NULL, NULL, 64, false);
-	struct filling filling = { .w = w, .index = index };
-	struct sink sink = { .take = fill_row, .layout = layout, .scan = scan, .arg = &filling };
-	int ret;
+	(void)row;
+	return sink->rows++ == sink->room;
+}
 
+/* The key of the row behind the next @rows: 1, or 0 if there is none. */
+static int find_end(struct exdb_worker *w, uint32_t tree, const struct exdb_key *from,
+		    uint64_t rows, struct exdb_key *end)
+{
+	struct exdb_scan scan = { .tree = tree, .cursor = { .low = *from } };
+	struct sink sink = { .take = count_row, .room = rows };
+	int ret = scan_tree(w, &scan, &sink);
+
+	*end = scan.cursor.low;
+	return ret ? ret : !scan.cursor.done;
+}
+
+int exdb_index_fill(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+		    uint32_t tree, uint32_t index, struct exdb_key *from, uint64_t rows)
+{
+	struct filling filling = { .w = w, .index = index };
+	struct exdb_scan *scan;
+	struct exdb_key end;
+	int ret, more = 0;
+
+	if (rows)
+		more = find_end(w, tree, from, rows, &end);
+	if (more < 0)
+		return more;
+	/* what others insert behind the end is no conflict */
+	scan = exdb_scan_new(txn, layout, tree, from, more ? &end : NULL, 64, false);
 	if (!scan)
 		return -ENOMEM;
 	do {
+		struct sink sink = { .take = fill_row, .layout = layout, .scan = scan,
+				     .arg = &filling };
+
 		ret = scan_tree(w, scan, &sink);
 	} while (!ret && !scan->cursor.done);
 	exdb_scan_free(scan);
-	return ret;
+	if (more)
+		*from = end;
+	return ret ? ret : more;
+}
+
+uint64_t exdb_index_rows(const struct exdb *db)
+{
+	/* an operation, a key, and a value that may have the row's key */
+	const uint64_t entry = 16 + 2 * (uint64_t)EXDB_KEY_MAX + sizeof(uint16_t);
+
+	return log_record_max(&db->log) / entry;
 }
 
 #define CLEAR_MAX	1024u

@@ -4,9 +4,6 @@
 
 #include "key.h"
 
-#define SIGN32 0x80000000u
-#define SIGN64 0x8000000000000000ull
-
 void exdb_key_clear(struct exdb_key *key)
 {
 	key->length = 0;
@@ -35,15 +32,6 @@ static int put_bits(struct exdb_key *key, uint64_t bits)
 	return put(key, &bits, sizeof(bits));
 }
 
-static uint64_t get_bits(const uint8_t **at)
-{
-	uint64_t bits;
-
-	memcpy(&bits, *at, sizeof(bits));
-	*at += sizeof(bits);
-	return __builtin_bswap64(bits);
-}
-
 int exdb_key_put_byte(struct exdb_key *key, uint8_t value)
 {
 	return put(key, &value, 1);
@@ -51,28 +39,14 @@ int exdb_key_put_byte(struct exdb_key *key, uint8_t value)
 
 int exdb_key_put_int32(struct exdb_key *key, int32_t value)
 {
-	uint32_t bits = __builtin_bswap32((uint32_t)value ^ SIGN32);
+	uint32_t bits = __builtin_bswap32((uint32_t)value ^ KEY_SIGN32);
 
 	return put(key, &bits, sizeof(bits));
 }
 
-int32_t key_get_int32(const uint8_t **at)
-{
-	uint32_t bits;
-
-	memcpy(&bits, *at, sizeof(bits));
-	*at += sizeof(bits);
-	return (int32_t)(__builtin_bswap32(bits) ^ SIGN32);
-}
-
 int exdb_key_put_int64(struct exdb_key *key, int64_t value)
 {
-	return put_bits(key, (uint64_t)value ^ SIGN64);
-}
-
-int64_t key_get_int64(const uint8_t **at)
-{
-	return (int64_t)(get_bits(at) ^ SIGN64);
+	return put_bits(key, (uint64_t)value ^ KEY_SIGN64);
 }
 
 int exdb_key_put_float64(struct exdb_key *key, double value)
@@ -83,17 +57,7 @@ int exdb_key_put_float64(struct exdb_key *key, double value)
 		return -EDOM;
 	value += 0.0; /* turns -0.0 into 0.0 */
 	memcpy(&bits, &value, sizeof(bits));
-	return put_bits(key, bits & SIGN64 ? ~bits : bits | SIGN64);
-}
-
-double key_get_float64(const uint8_t **at)
-{
-	uint64_t bits = get_bits(at);
-	double value;
-
-	bits = bits & SIGN64 ? bits & ~SIGN64 : ~bits;
-	memcpy(&value, &bits, sizeof(value));
-	return value;
+	return put_bits(key, bits & KEY_SIGN64 ? ~bits : bits | KEY_SIGN64);
 }
 
 int exdb_key_put_text(struct exdb_key *key, const uint8_t *text, uint32_t length)

@@ -129,6 +129,28 @@ static int check_log(const struct exdb *db, const struct meta_page *meta)
 	return (uint64_t)size / PAGE_SIZE < (uint64_t)META_COPIES + meta->log_blocks ? -EUCLEAN : 0;
 }
 
+/*
+ * Write the newest copy over any other, which a crash between the two writes or a damage has
+ * left: before a block of the image that an older one names is given to anything else.
+ */
+static int mend_copies(struct exdb *db, struct meta_page *newest)
+{
+	struct meta_page *meta = new_page();
+	int ret = meta ? 0 : -ENOMEM;
+	uint64_t i;
+
+	for (i = 0; i < META_COPIES && !ret; i++) {
+		ret = disk_read_bytes(db->backing_fd, meta, PAGE_SIZE, i * PAGE_SIZE);
+		if (!ret && !memcmp(meta, newest, PAGE_SIZE))
+			continue;
+		ret = disk_write_bytes(db->backing_fd, newest, PAGE_SIZE, i * PAGE_SIZE);
+		if (!ret)
+			ret = disk_sync(db->backing_fd);
+	}
+	free(meta);
+	return ret;
+}
+
 int meta_read(struct exdb_worker *w)
 {
 	struct exdb *db = w->db;
@@ -143,6 +165,8 @@ int meta_read(struct exdb_worker *w)
 		ret = check(meta);
 	if (!ret)
 		ret = check_log(db, meta);
+	if (!ret)
+		ret = mend_copies(db, meta);
 	if (!ret) {
 		db->checkpoint = (struct meta_state){
 			.sequence = meta->sequence,

@@ -55,6 +55,18 @@ static void place_columns(struct exdb_layout *layout, const struct exdb_column *
 	shape->ends = offset;
 }
 
+static unsigned int key_width(const struct exdb_layout *layout)
+{
+	unsigned int k, width, total = 0;
+
+	for (k = 0; k < layout->nr_key; k++, total += width) {
+		width = row_width(layout->columns[layout->key[k]].type);
+		if (!width)
+			return 0;
+	}
+	return total;
+}
+
 struct exdb_layout *exdb_layout_new(uint32_t n, const struct exdb_column *columns,
 				    uint32_t key_columns, const uint32_t *key, uint32_t version,
 				    uint64_t schema)
@@ -80,6 +92,7 @@ struct exdb_layout *exdb_layout_new(uint32_t n, const struct exdb_column *column
 		layout->key[i] = key[i];
 		layout->columns[key[i]].in_key = true;
 	}
+	layout->key_width = key_width(layout);
 	for (i = 0; i <= version; i++)
 		place_columns(layout, columns, i);
 	if (layout->shapes[version].ends + 2 * layout->shapes[version].nr_text <= EXDB_ROW_MAX)
@@ -222,51 +235,18 @@ static int decode_key(const struct exdb_layout *layout, const uint8_t *at,
 		const struct row_column *column = &layout->columns[layout->key[k]];
 		const unsigned int width = row_width(column->type);
 		struct exdb_vector *v = &columns[column->vector];
-		union {
-			uint8_t byte;
-			int32_t int32;
-			int64_t int64;
-			double float64;
-		} value;
 
-		switch (column->type) {
-		case EXDB_BOOL:
-			value.byte = *at++;
-			break;
-		case EXDB_INT32:
-		case EXDB_DATE:
-			value.int32 = key_get_int32(&at);
-			break;
-		case EXDB_INT64:
-		case EXDB_TIMESTAMP:
-		case EXDB_DECIMAL:
-			value.int64 = key_get_int64(&at);
-			break;
-		case EXDB_FLOAT64:
-			value.float64 = key_get_float64(&at);
-			break;
-		default:
-			length = key_get_text(&at, text);
-			if (v->values && add_text(v, i, text, length))
-				return 1;
+		if (width) {
+			if (v->values)
+				key_get_fixed(column->type, at, (uint8_t *)v->values + i * width);
+			at += width;
+			continue;
 		}
-		if (width && v->values)
-			memcpy((uint8_t *)v->values + i * width, &value, width);
+		length = key_get_text(&at, text);
+		if (v->values && add_text(v, i, text, length))
+			return 1;
 	}
 	return 0;
-}
-
-const uint8_t *row_text(const struct row_shape *shape, const uint8_t *value, unsigned int place,
-			unsigned int *length)
-{
-	const uint8_t *ends = value + shape->ends;
-	uint16_t from = 0, to;
-
-	if (place)
-		memcpy(&from, ends + 2 * (place - 1), sizeof(from));
-	memcpy(&to, ends + 2 * place, sizeof(to));
-	*length = to - from;
-	return ends + 2 * shape->nr_text + from;
 }
 
 const uint8_t *row_skip_part(unsigned int type, const uint8_t *at, const uint8_t *end)
@@ -290,23 +270,6 @@ static bool has_sound_key(const struct exdb_layout *layout, const struct btree_r
 	return at == end;
 }
 
-/* Whether the texts follow one another within the value. */
-static bool has_sound_texts(const struct row_shape *shape, const struct btree_row *row)
-{
-	const unsigned int texts = shape->ends + 2 * shape->nr_text;
-	unsigned int i;
-	uint16_t from = 0, to;
-
-	if (row->value_length < texts)
-		return false;
-	for (i = 0; i < shape->nr_text; i++, from = to) {
-		memcpy(&to, row->value + shape->ends + 2 * i, sizeof(to));
-		if (to < from || to > row->value_length - texts)
-			return false;
-	}
-	return true;
-}
-
 int row_shape(const struct exdb_layout *layout, const struct btree_row *row,
 	      const struct row_shape **shape)
 {
@@ -315,7 +278,7 @@ int row_shape(const struct exdb_layout *layout, const struct btree_row *row,
 	if (row->value[0] > layout->version)
 		return -ESTALE;
 	*shape = &layout->shapes[row->value[0]];
-	return has_sound_key(layout, row) && has_sound_texts(*shape, row) ? 0 : -EUCLEAN;
+	return has_sound_key(layout, row) && row_has_sound_texts(*shape, row) ? 0 : -EUCLEAN;
 }
 
 /* One that is not in the key; the row may be older than the column. */

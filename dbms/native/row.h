@@ -80,6 +80,7 @@ struct row_index {
  * @version: of the columns, now
  * @nr_columns: all that there ever were, in the order in which they were added
  * @nr_key: columns of the key
+ * @key_width: bytes of a key, or 0 if that depends on its values
  * @nr_indexes: length of @indexes
  * @key: the key's columns, in order
  * @columns: all columns
@@ -91,6 +92,7 @@ struct exdb_layout {
 	unsigned int version;
 	unsigned int nr_columns;
 	unsigned int nr_key;
+	unsigned int key_width;
 	unsigned int nr_indexes;
 	uint16_t key[EXDB_COLUMNS_MAX];
 	struct row_column columns[EXDB_COLUMNS_MAX];
@@ -111,6 +113,13 @@ int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 	       struct exdb_vector *columns, uint64_t i);
 
 /*
+ * decode.c: the same for up to @n rows of a leaf, from slot @from on, into those of the vectors from @at on.
+ * How many were taken; 0 if a text of the first one has no room.
+ */
+long row_decode_run(const struct exdb_layout *layout, const struct node *leaf, unsigned int from,
+		    unsigned int n, struct exdb_vector *columns, uint64_t at);
+
+/*
  * The shape of a row that can be decoded.  -ESTALE if it was written with columns that the layout
  * does not know, -EUCLEAN if its bytes are no row of this table.
  */
@@ -123,8 +132,39 @@ const uint8_t *row_skip_part(unsigned int type, const uint8_t *at, const uint8_t
 /* Bytes of a value, or 0 if that depends on the value. */
 unsigned int row_width(unsigned int type);
 
+static inline unsigned int row_text_end(const struct row_shape *shape, const uint8_t *value,
+					unsigned int place)
+{
+	uint16_t end;
+
+	memcpy(&end, value + shape->ends + 2 * place, sizeof(end));
+	return end;
+}
+
 /* A text or bytes value. */
-const uint8_t *row_text(const struct row_shape *shape, const uint8_t *value, unsigned int place,
-			unsigned int *length);
+static inline const uint8_t *row_text(const struct row_shape *shape, const uint8_t *value,
+				      unsigned int place, unsigned int *length)
+{
+	const unsigned int from = place ? row_text_end(shape, value, place - 1) : 0;
+
+	*length = row_text_end(shape, value, place) - from;
+	return value + shape->ends + 2 * shape->nr_text + from;
+}
+
+/* Whether the texts follow one another within the value. */
+static inline bool row_has_sound_texts(const struct row_shape *shape, const struct btree_row *row)
+{
+	const unsigned int texts = shape->ends + 2 * shape->nr_text;
+	unsigned int i, from = 0, to;
+
+	if (row->value_length < texts)
+		return false;
+	for (i = 0; i < shape->nr_text; i++, from = to) {
+		to = row_text_end(shape, row->value, i);
+		if (to < from)
+			return false;
+	}
+	return from <= row->value_length - texts;
+}
 
 #endif /* EXDB_ROW_H */

@@ -9,6 +9,8 @@
 
 #include "btree.h"
 
+#define CACHE_LINE	64u
+
 /* A leaf under a shared latch. */
 struct position {
 	uint64_t page;
@@ -65,27 +67,83 @@ static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct
 	return 0;
 }
 
+/* The slot behind the last row that the cursor wants. */
+static unsigned int end_of(const struct btree_cursor *cursor, const struct node *leaf)
+{
+	const struct exdb_key *high = &cursor->high;
+	bool found;
+
+	if (!cursor->bounded || !leaf->count ||
+	    node_compare(leaf, leaf->count - 1, high->bytes, high->length) > 0)
+		return leaf->count;
+	return node_lower_bound(leaf, high->bytes, high->length, &found);
+}
+
+/* Rows of a leaf one by one: how many were taken, and in *ret why no more. */
+static unsigned int take_rows(const struct node *leaf, unsigned int from, unsigned int n,
+			      btree_row_fn fn, void *arg, int *ret)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		const struct btree_row row = btree_row_at(leaf, from + i);
+
+		*ret = fn(arg, &row);
+		if (*ret)
+			break;
+	}
+	return i;
+}
+
+/*
+ * Have a page in the processor's cache: it is quick to read one from its beginning to its end,
+ * and slow to read rows, which lie backwards in it.
+ */
+static void touch(const void *page)
+{
+	const volatile uint8_t *line = page;
+	unsigned int i;
+
+	for (i = 0; i < PAGE_SIZE; i += CACHE_LINE)
+		(void)line[i];
+}
+
+/* All rows of a leaf at once: likewise. */
+static unsigned int take_leaf(const struct btree_cursor *cursor, const struct node *leaf,
+			      unsigned int from, unsigned int n, void *arg, int *ret)
+{
+	unsigned int done = 0;
+	long taken;
+
+	if (n == leaf->count)
+		touch(leaf);
+	while (done < n) {
+		taken = cursor->leaf_fn(arg, leaf, from + done, n - done);
+		if (taken <= 0) {
+			*ret = taken ? (int)taken : 1;
+			break;
+		}
+		done += taken;
+	}
+	return done;
+}
+
 /* Rows of one leaf from slot @i on.  0 at its end, 1 if the scan is to stop, or -errno. */
 static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, unsigned int i,
 		     btree_row_fn fn, void *arg)
 {
-	const struct exdb_key *high = &cursor->high;
-	int ret;
+	const unsigned int end = end_of(cursor, leaf), n = end > i ? end - i : 0;
+	unsigned int taken;
+	int ret = 0;
 
-	for (; i < leaf->count; i++) {
-		const struct btree_row row = btree_row_at(leaf, i);
-
-		if (cursor->bounded && node_compare(leaf, i, high->bytes, high->length) <= 0) {
-			cursor->done = true;
-			return 1;
-		}
-		ret = fn(arg, &row);
-		if (ret) {
-			node_copy_key(&cursor->low, leaf, i);
-			return ret;
-		}
+	taken = cursor->leaf_fn ? take_leaf(cursor, leaf, i, n, arg, &ret) :
+				  take_rows(leaf, i, n, fn, arg, &ret);
+	if (ret) {
+		node_copy_key(&cursor->low, leaf, i + taken);
+		return ret;
 	}
-	return 0;
+	cursor->done = end < leaf->count;
+	return cursor->done;
 }
 
 /* Whether a leaf that the last one links to can lie there: links that lead back have no end. */

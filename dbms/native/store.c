@@ -58,7 +58,8 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 
 	db->pool_pages = config->pool_pages;
 	/* frames that are not used can wait in quarantine: several turns share a flush */
-	db->limit = config->pool_pages - clamp(config->pool_pages / 16, 1, SLACK_MAX);
+	db->full_limit = config->pool_pages - clamp(config->pool_pages / 16, 1, SLACK_MAX);
+	db->limit = db->full_limit;
 	db->evict_batch = clamp(config->pool_pages / 64, 4, EVICT_BATCH);
 	db->prefetch = clamp(config->pool_pages / 8, 4, PREFETCH_MAX);
 	db->backing_fd = config->backing_fd;

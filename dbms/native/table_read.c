@@ -27,6 +27,20 @@ static int take_row(void *arg, const struct btree_row *row)
 	return sink->take(sink, row);
 }
 
+static long take_leaf(void *arg, const struct node *leaf, unsigned int from, unsigned int n)
+{
+	struct sink *sink = arg;
+	const uint64_t room = sink->room - sink->rows;
+	long taken;
+
+	if (!room)
+		return 0;
+	taken = row_decode_run(sink->layout, leaf, from, n < room ? n : (unsigned int)room,
+			       sink->columns, sink->rows);
+	sink->rows += taken > 0 ? taken : 0;
+	return taken;
+}
+
 static int take_own(struct sink *sink, const struct own *own)
 {
 	const struct btree_row row = {
@@ -264,6 +278,7 @@ int scan_tree(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink)
 	scan->cursor.root = tree_root(w->db, scan->tree);
 	if (scan->cursor.prefetch > w->db->prefetch)
 		scan->cursor.prefetch = w->db->prefetch;
+	scan->cursor.leaf_fn = scan->txn || sink->take != sink_decode ? NULL : take_leaf;
 	if (scan->txn)
 		return scan_merged(w, scan, sink);
 	return btree_scan(w, &scan->cursor, take_row, sink);
@@ -289,4 +304,21 @@ long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_v
 	if (!sink.rows && (ret > 0 || !scan->cursor.done))
 		return -EMSGSIZE;
 	return sink.rows;
+}
+
+long exdb_scan_fill(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector **batches,
+		    uint64_t *rows, uint32_t n, uint64_t batch_rows)
+{
+	uint32_t i;
+
+	for (i = 0; i < n; i++) {
+		const long taken = exdb_scan_next(w, scan, batches[i], batch_rows);
+
+		if (taken < 0 && !i)
+			return taken;
+		rows[i] = taken < 0 ? UINT64_MAX : (uint64_t)taken;
+		if (taken <= 0)
+			break;
+	}
+	return i;
 }

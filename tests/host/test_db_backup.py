@@ -74,6 +74,44 @@ def test_incremental_backups_store_what_has_changed(db: exmapdb.Database, tmp_pa
     assert restored(tmp_path / "3.exdb", full, one, two, tmp_path / "three") == states[2]
 
 
+def change(db: exmapdb.Database, first: int, count: int) -> Rows:
+    """Change rows, and return all of them."""
+    columns = {"k": range(first, first + count), "v": [f"changed {first}"] * count}
+    db.table("t").insert_many(columns, replace=True)
+    return rows(db)
+
+
+@pytest.mark.parametrize("memory", ["512KiB", "8MiB"])
+def test_a_kept_snapshot_spares_reading_what_has_not_changed(tmp_path: Path, memory: str) -> None:
+    states, files = [], [tmp_path / f"{i}" for i in range(4)]
+    with exmapdb.open(tmp_path / "t.exdb", **OPTIONS | {"memory": memory}) as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        table.insert_many({"k": range(8000), "v": [f"{i:080}" for i in range(8000)]})
+        db.create_index("t", "by_v", "v")
+        states.append(rows(db))
+        done = db.backup(files[0], keep=True)
+        assert done.read == done.pages
+        for i, base in enumerate(files[:-1]):
+            # all pages come by, and those of the rows that change are few
+            states.append(change(db, 1000 * i, 20))
+            if i == 1:
+                db.checkpoint()
+            few = db.backup(files[i + 1], base=base, keep=True)
+            assert 0 < few.stored <= few.read < done.pages / 8
+    for i in range(len(files)):
+        assert restored(tmp_path / f"{i}.exdb", *files[: i + 1]) == states[i]
+
+
+def test_without_the_snapshot_of_the_base_all_pages_are_read(db: exmapdb.Database, tmp_path: Path) -> None:
+    full, one, two, three = (tmp_path / name for name in ("full", "one", "two", "three"))
+    pages = db.backup(full, keep=True).pages
+    db.table("t").delete(17)
+    assert 0 < db.backup(one, base=full, keep=True).read < pages / 8
+    # the snapshot is that of the last one
+    assert db.backup(two, base=full).read == pages
+    assert db.backup(three, base=two).read == pages
+
+
 def test_a_base_may_be_older_than_the_last_opening(db: exmapdb.Database, tmp_path: Path) -> None:
     pages = db.backup(tmp_path / "full").pages
     db.close()

@@ -1,6 +1,5 @@
 """Frozen pages of a database. Posix backend."""
 
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,12 +62,20 @@ def test_an_absent_page_is_a_key_error(db: exmapdb.Database) -> None:
                 frozen.page(page)
 
 
-def test_one_freeze_at_a_time(db: exmapdb.Database) -> None:
-    with db.freeze(), pytest.raises(exmapdb.StorageError) as caught:
-        db.freeze()
-    assert caught.value.errno == errno.EBUSY
-    with db.freeze() as frozen:
-        assert not frozen.closed
+def test_freezes_of_different_moments_stand_side_by_side(db: exmapdb.Database) -> None:
+    expected: list[tuple[exmapdb.Frozen, dict[int, bytes]]] = []
+    for turn in range(3):
+        frozen = db.freeze()
+        expected.append((frozen, contents(frozen)))
+        db.table("t").insert_many({"k": np.arange(ROWS), "v": [f"{turn}"] * ROWS}, replace=True)
+        db.checkpoint()
+    assert expected[0][1] != expected[1][1] != expected[2][1]
+    # in no order: the middle one, the newest, the oldest
+    for place in (1, 1, 0):
+        assert all(contents(frozen) == pages for frozen, pages in expected)
+        expected.pop(place)[0].close()
+    assert db.table("t").count() == ROWS
+    assert db.stats().resident_pages > db.stats().pool_pages // 2
 
 
 def test_closing_the_database_closes_frozen_pages(db: exmapdb.Database) -> None:

@@ -1,7 +1,9 @@
 """Secondary and unique indexes, and columns that come and go. Posix backend."""
 
 import math
+import random
 import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import exmapdb
 import pytest
+from exmapdb._core import ffi
+from exmapdb.indexing import fill
 
 OPTIONS: Any = {"memory": "512KiB", "backend": "posix", "durability": "async", "log": "2MiB"}
 PEOPLE = {"id": "int64", "name": "text?", "city": "text?", "born": "int32?"}
@@ -289,3 +293,129 @@ def test_threads_keep_an_index_while_columns_and_indexes_change(tmp_path: Path) 
         # no entry is left of what was deleted: tables, columns, indexes, the rows, and seven indexes of them
         catalog = 1 + 8 + 13 + 11
         assert db.check().rows == catalog + len(expected) * 8
+
+
+BIG = 30_000
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Iterator[exmapdb.Database]:
+    """A table whose entries in an index take several times the log."""
+    options = OPTIONS | {"log": "256KiB", "workers": 4}
+    with exmapdb.open(tmp_path / "big.exdb", **options) as database:
+        table = database.create_table("t", {"id": "int64", "v": "text", "n": "int64"}, key="id")
+        for first in range(0, BIG, 1000):
+            part = range(first, first + 1000)
+            table.insert_many({"id": part, "v": [f"{BIG - i:06}" for i in part], "n": [0] * 1000})
+        yield database
+
+
+def by_index(db: exmapdb.Database) -> list[tuple[str, int]]:
+    batches = db.table("t").scan(index="by_v", columns=["v", "id"])
+    return [row for batch in batches for row in batch.to_rows()]
+
+
+def by_key(db: exmapdb.Database) -> list[tuple[str, int]]:
+    batches = db.table("t").scan(columns=["v", "id"])
+    return sorted(row for batch in batches for row in batch.to_rows())
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_an_index_may_be_larger_than_the_log(big: exmapdb.Database, unique: bool) -> None:
+    big.create_index("t", "by_v", "v", unique=unique)
+    assert by_index(big) == by_key(big)
+    with pytest.raises(exmapdb.TransactionTooLargeError):
+        big.run(lambda txn: txn.create_index("t", "again", "v"))
+    assert [index.name for index in big.table("t").indexes] == ["by_v"]
+    big.check()
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_writers_go_on_while_an_index_is_made(big: exmapdb.Database, unique: bool) -> None:
+    done = threading.Event()
+    problems: list[BaseException] = []
+    changes = [0, 0]
+
+    def write(writer: int) -> None:
+        rng = random.Random(writer)
+        table = big.table("t")
+        try:
+            while not done.is_set():
+                key = rng.randrange(BIG // 2) * 2 + writer
+                if rng.random() < 0.5:
+                    table.upsert({"id": key, "v": f"{rng.randrange(10**6):06}w{key}", "n": 1})
+                else:
+                    table.delete(key)
+                changes[writer] += 1
+        except BaseException as error:
+            problems.append(error)
+
+    writers = [threading.Thread(target=write, args=(writer,)) for writer in range(2)]
+    for thread in writers:
+        thread.start()
+    while not all(changes) and not problems:
+        time.sleep(0.001)
+    before = list(changes)
+    big.create_index("t", "by_v", "v", unique=unique)
+    done.set()
+    for thread in writers:
+        thread.join()
+    assert problems == []
+    assert all(now > then for now, then in zip(changes, before, strict=True))
+    assert by_index(big) == by_key(big)
+    big.check()
+
+
+def test_a_large_index_that_cannot_be_leaves_nothing(big: exmapdb.Database) -> None:
+    pages = big.check().tree_pages
+    big.table("t").update(BIG - 1, {"v": f"{BIG:06}"})
+    with pytest.raises(exmapdb.UniqueError):
+        big.create_index("t", "by_v", "v", unique=True)
+    assert big.table("t").indexes == ()
+    assert big.check().tree_pages <= pages + 2
+    big.create_index("t", "by_v", "v")
+    assert by_index(big) == by_key(big)
+
+
+def unfinished(db: exmapdb.Database, unique: bool) -> None:
+    """Leave an index as a crash while it is made would."""
+    db.run(lambda txn: txn.declare_index("t", "by_v", ("v",), unique))
+    db.run(lambda txn: fill(txn, "t", "by_v", ffi.new("struct exdb_key *"), 100))
+
+
+def test_an_unfinished_index_is_kept_by_writers_seen_by_nobody_and_made_again(
+    big: exmapdb.Database,
+) -> None:
+    unfinished(big, unique=False)
+    table = big.table("t")
+    assert table.indexes == ()
+    with pytest.raises(exmapdb.NoSuchIndexError):
+        list(table.find("by_v", "000001"))
+    table.delete_many({"id": range(50, 150)})
+    table.upsert({"id": 7, "v": "seven", "n": 7})
+    big.create_index("t", "by_v", "v")
+    assert by_index(big) == by_key(big)
+    big.drop_index("t", "by_v")
+    unfinished(big, unique=False)
+    big.drop_index("t", "by_v")
+    with pytest.raises(exmapdb.NoSuchIndexError):
+        big.drop_index("t", "by_v")
+
+
+def test_a_row_without_an_entry_does_not_take_anothers_from_an_unfinished_index(
+    big: exmapdb.Database,
+) -> None:
+    # row 200 has no entry yet, and the value of row 3, which has one
+    big.table("t").update(200, {"v": f"{BIG - 3:06}"})
+    unfinished(big, unique=True)
+    big.table("t").delete(200)
+    with pytest.raises(exmapdb.UniqueError):
+        big.table("t").upsert({"id": 201, "v": f"{BIG - 3:06}", "n": 0})
+
+
+def test_a_table_that_has_all_indexes_it_may_have_refuses_another_one(db: exmapdb.Database) -> None:
+    for number in range(16):
+        db.create_index("people", f"i{number}", "born")
+    with pytest.raises(exmapdb.SchemaError, match="at most 16"):
+        db.create_index("people", "more", "born")
+    assert db.table("people").get(1) is not None

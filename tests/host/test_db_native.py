@@ -108,13 +108,18 @@ def test_tree_survives_failing_reads_and_writes(tmp_path: Path, period: int) -> 
 @pytest.fixture(scope="module")
 def power_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("power") / "db_power"
-    wrap = "-Wl,--wrap=disk_write,--wrap=disk_write_bytes,--wrap=disk_sync"
+    wrap = "-Wl,--wrap=disk_write,--wrap=disk_write_bytes,--wrap=disk_sync,--wrap=block_reclaim"
     return build(target, ROOT / "tests/c/db_power.c", *ADDRESS, wrap)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_was_acknowledged_survives_power_losses(power_build: Path, tmp_path: Path, seed: int) -> None:
     assert run(power_build, tmp_path / "t.exdb", seed, 600, 40) == "ok\n"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_a_checkpoint_covers_survives_power_losses(power_build: Path, tmp_path: Path, seed: int) -> None:
+    assert run(power_build, tmp_path / "t.exdb", seed, 600, 40, "async") == "ok\n"
 
 
 FUZZ = ROOT / "tests/c/fuzz_db"

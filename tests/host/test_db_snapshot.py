@@ -108,3 +108,57 @@ def test_blocks_are_free_again_after_a_snapshot(db: exmapdb.Database) -> None:
         assert change() < before - 50
     change()
     assert change() > before - 20
+
+
+def test_a_long_reader_holds_back_neither_new_snapshots_nor_writers(db: exmapdb.Database) -> None:
+    table = db.table("t")
+    with db.snapshot() as oldest:
+        batches = oldest.table("t").scan(batch_rows=100)
+        first = next(batches)
+        for turn in range(5):
+            table.insert_many({"k": range(ROWS), "v": [f"{turn}"] * ROWS}, replace=True)
+            db.checkpoint()
+            with db.snapshot() as newer:
+                assert {v for _, v in rows(newer.table("t"))} == {f"{turn}"}
+        seen = [row for batch in (first, *batches) for row in batch.to_rows()]
+    assert seen == [(i, f"{i:080}") for i in range(ROWS)]
+
+
+def test_blocks_stay_as_long_as_the_oldest_snapshot_needs_them(db: exmapdb.Database) -> None:
+    old = db.snapshot()
+    with db.snapshot():
+        db.table("t").insert_many({"k": range(ROWS), "v": ["x" * 80] * ROWS}, replace=True)
+    for _ in range(3):
+        db.checkpoint()
+        db.table("t").insert_many({"k": range(ROWS), "v": ["y" * 80] * ROWS}, replace=True)
+    assert rows(old.table("t")) == [(i, f"{i:080}") for i in range(ROWS)]
+    old.close()
+
+
+def test_readers_share_the_newest_snapshot_while_it_is_fresh(db: exmapdb.Database) -> None:
+    one = db.snapshot(max_age=60)
+    db.table("t").delete(1)
+    with db.snapshot(max_age=60) as two, db.snapshot() as own:
+        one.close()
+        one.close()
+        assert two.table("t").get(1) is not None
+        assert own.table("t").get(1) is None
+        with pytest.raises(ValueError, match="closed"):
+            one.table("t").get(1)
+        with db.snapshot(max_age=1e-9) as newer:
+            assert newer.table("t").get(1) is None
+        assert two.table("t").get(1) is not None
+    with db.snapshot(max_age=60) as last:
+        assert last.table("t").get(1) is None
+    with pytest.raises(ValueError, match="max_age"):
+        db.snapshot(max_age=-1)
+
+
+def test_a_scan_reads_ahead_what_is_not_resident(db: exmapdb.Database) -> None:
+    with db.snapshot() as snapshot:
+        table = snapshot.table("t")
+        assert rows(table, prefetch=64) == rows(table, prefetch=0) == [(i, f"{i:080}") for i in range(ROWS)]
+        # beside another scan, which uses the same places
+        both = zip(table.scan(batch_rows=50), table.scan(batch_rows=50, reverse=True), strict=True)
+        ahead, back = ([row for batch in side for row in batch.to_rows()] for side in zip(*both, strict=True))
+        assert ahead == back[::-1] == [(i, f"{i:080}") for i in range(ROWS)]

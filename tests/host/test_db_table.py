@@ -163,6 +163,30 @@ def test_scan_gives_all_rows_whatever_the_batches(
     assert rows == [(i, f"{i:0100}") for i in range(3000)]
 
 
+@pytest.mark.parametrize("columns", [["k"], ["t"], ["k", "t"]])
+def test_batches_stay_as_they_are_while_others_are_read(db: exmapdb.Database, columns: list[str]) -> None:
+    table = db.create_table("t", {"k": "int32", "t": "text?"}, key="k")
+    table.insert_many({"k": np.arange(3000), "t": [f"{i:020}" if i % 3 else None for i in range(3000)]})
+    kept = [table.scan(columns=columns, batch_rows=100) for _ in range(2)]
+    parts = [[column.values for column in batch.columns.values()] for scan in kept for batch in scan]
+    seen = [[bytes(values) for values in part] for part in parts]
+    for _ in range(3):
+        for batch in table.scan(columns=columns, batch_rows=100, reverse=True):
+            assert len(batch) == 100
+    assert [[bytes(values) for values in part] for part in parts] == seen
+    assert seen[:30] == seen[30:]
+
+
+def test_a_scan_reads_into_memory_that_the_last_one_has_left(db: exmapdb.Database) -> None:
+    table = db.create_table("t", {"k": "int64"}, key="k")
+    table.insert_many({"k": np.arange(3000)})
+
+    def places() -> set[int]:
+        return {batch["k"].values.ctypes.data for batch in table.scan(batch_rows=1000)}
+
+    assert places() & places()
+
+
 def test_scan_of_an_empty_table_gives_nothing(db: exmapdb.Database) -> None:
     assert list(db.create_table("t", {"k": "int64"}, key="k").scan()) == []
 

@@ -246,6 +246,37 @@ def test_snapshots_and_transactions_beside_writers_on_the_kernel_backend(folder:
         assert db.stats().commits > 10
 
 
+def test_snapshots_side_by_side_on_the_kernel_backend(folder: Path) -> None:
+    with exmapdb.open(folder / "t.exdb", memory="1MiB", backend="kernel", log="1MiB") as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        alive: list[tuple[exmapdb.Snapshot, str]] = []
+
+        def fill(value: str) -> None:
+            table.insert_many({"k": range(2000), "v": [value * 80] * 2000}, replace=True)
+
+        def values(snapshot: exmapdb.Snapshot) -> set[str]:
+            return {v for batch in snapshot.table("t").scan() for _, v in batch.to_rows()}
+
+        # each holds what the next one's writers have changed, until too little of the pool is left
+        with pytest.raises(exmapdb.StorageError, match="close some"):  # noqa: PT012
+            for letter in "abcdefghijklmnopqrstuvwxyz":
+                fill(letter)
+                alive.append((db.snapshot(), letter * 80))
+        assert 3 <= len(alive) < 20
+        fill("z")
+        assert all(values(snapshot) == {value} for snapshot, value in alive)
+        # the oldest stays, and there is room for new ones again
+        for snapshot, _ in alive[1:]:
+            snapshot.close()
+        for letter in "xyz":
+            fill(letter)
+            with db.snapshot() as newer:
+                assert values(newer) == {letter * 80}
+        assert values(alive[0][0]) == {alive[0][1]}
+        alive[0][0].close()
+        assert table.count() == 2000
+
+
 def test_backups_and_indexes_on_the_kernel_backend(folder: Path) -> None:
     load(folder / "t.exdb", "kernel")
     with exmapdb.open(folder / "t.exdb", memory="512KiB", backend="kernel", log="2MiB") as db:
@@ -265,6 +296,44 @@ def test_backups_and_indexes_on_the_kernel_backend(folder: Path) -> None:
         batch, found = table.lookup({"k": np.array([99, 100, 250])}, columns=["k"])
         assert batch["k"].values.tolist() == [99, 250]
         assert found.tolist() == [True, False, True]
+
+
+def test_backups_read_what_the_difference_of_two_snapshots_names(folder: Path) -> None:
+    files, rows = [folder / f"{i}" for i in range(4)], list(range(ROWS))
+    with exmapdb.open(folder / "t.exdb", memory="512KiB", backend="kernel", log="2MiB") as db:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        table.insert_many({"k": rows, "v": [f"{i:080}" for i in rows]})
+        pages = db.backup(files[0], keep=True).read
+        for i, base in enumerate(files[:-1]):
+            table.delete_many({"k": rows[500 * i : 500 * i + 20]})
+            # evicts and reads most pages
+            assert table.count() == ROWS - 20 * (i + 1)
+            few = db.backup(files[i + 1], base=base, keep=i < 2)
+            assert 0 < few.stored <= few.read < pages / 8
+        read = db.backup(folder / "all", base=files[3]).read
+        assert read >= pages
+    exmapdb.restore(folder / "copy.exdb", files, backend="kernel", memory="512KiB")
+    check_file(folder / "copy.exdb")
+    with exmapdb.open(folder / "copy.exdb", memory="512KiB", backend="kernel", log="2MiB") as db:
+        gone = {k for i in range(3) for k in range(500 * i, 500 * i + 20)}
+        found = [row for batch in db.table("t").scan() for row in batch.to_rows()]
+        assert found == [(k, f"{k:080}") for k in rows if k not in gone]
+
+
+def test_a_snapshot_that_a_backup_has_kept_makes_room_for_others(folder: Path) -> None:
+    load(folder / "t.exdb", "kernel")
+    with exmapdb.open(folder / "t.exdb", memory="512KiB", backend="kernel", log="2MiB") as db:
+        db.backup(folder / "full", keep=True)
+        snapshots = []
+        # each holds copies of what changes while it is the newest
+        with pytest.raises(exmapdb.StorageError, match="close some"):  # noqa: PT012
+            while True:
+                snapshots.append(db.snapshot())
+                db.table("t").insert_many({"k": range(1500), "v": ["x"] * 1500}, replace=True)
+        for snapshot in snapshots:
+            snapshot.close()
+        done = db.backup(folder / "inc", base=folder / "full")
+        assert done.read == done.pages
 
 
 def test_threads_share_a_table_on_the_kernel_backend(folder: Path) -> None:
