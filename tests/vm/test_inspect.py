@@ -1,6 +1,8 @@
 """exmap_drgn and `exmapctl inspect` on the running kernel of the guest."""
 
+import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -21,6 +23,7 @@ import libexmap
 MODULE = os.environ.get("EXMAP_KO", "")
 # linux/mman.h
 MAP_FIXED_NOREPLACE = 0x100000
+REGIONS = 8
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +65,40 @@ def test_helpers_say_what_the_module_says(prog: drgn.Program, region: libexmap.R
     assert len(set(numbers.tolist())) == int(found.pool.total) == counters.total
 
 
-def test_mappings_behind_a_region_are_none_of_its_pages(prog: drgn.Program) -> None:
-    """They share the page table of its last chunk."""
+@contextlib.contextmanager
+def mapped_behind(region: libexmap.Region, size: int) -> Iterator[bool]:
+    """Map memory from the region's last byte on; yields False if something else is there."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
-    size = 64 * mmap.PAGESIZE
-    with libexmap.Region.open(pages=600, pool=600, backend="kernel") as region:
+    end = region.page(region.pages - 1).ctypes.data + mmap.PAGESIZE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+    address = libc.mmap(
+        ctypes.c_void_p(end), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0
+    )
+    if address != end:
+        assert ctypes.get_errno() == errno.EEXIST
+        yield False
+        return
+    ctypes.memset(address, 1, size)
+    yield True
+    assert libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size)) == 0
+
+
+def test_mappings_behind_a_region_are_none_of_its_pages(prog: drgn.Program) -> None:
+    """They share the page table of its last chunk."""
+    with contextlib.ExitStack() as stack:
+        # a region that is not whole chunks ends short of the one that was opened before
+        for _ in range(REGIONS):
+            region = stack.enter_context(libexmap.Region.open(pages=600, pool=600, backend="kernel"))
+            if stack.enter_context(mapped_behind(region, 64 * mmap.PAGESIZE)):
+                break
+        else:
+            pytest.fail("there is something right behind each region")
         region[0].alloc(range(600))
-        end = region.page(599).ctypes.data + mmap.PAGESIZE
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-        address = libc.mmap(
-            ctypes.c_void_p(end), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0
-        )
-        assert address == end, os.strerror(ctypes.get_errno())
-        ctypes.memset(address, 1, size)
-        [found] = exmap_drgn.for_each_exmap_region(prog)
+        start = region.page(0).ctypes.data
+        [found] = [seen for seen in exmap_drgn.for_each_exmap_region(prog) if int(seen.start) == start]
         assert exmap_drgn.exmap_pte_of(found, 600)
         assert exmap_drgn.check_region(found) == []
-        assert libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size)) == 0
 
 
 def test_an_entry_is_what_pagemap_shows(prog: drgn.Program, region: libexmap.Region) -> None:
