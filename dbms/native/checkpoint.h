@@ -12,6 +12,7 @@
 #ifndef EXDB_CHECKPOINT_H
 #define EXDB_CHECKPOINT_H
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,14 +28,15 @@ struct saved_page {
 };
 
 /**
- * struct meta_state - what page 0 says of an image
+ * struct meta_state - what page 0 says of an image, as it lies on the disk
  * @sequence: of the checkpoint
- * @lsn: where replay begins
- * @next_page: pages that were never allocated begin here
- * @free_page: head of the free list
+ * @lsn: records from here on are not in the image
+ * @next_page: the first page that was never allocated
+ * @free_page: the first page of the free list, 0 for none
  * @nr_free: its length
  * @nr_map: map pages
- * @clean: nothing was appended to the log after it
+ * @clean: 1 if nothing was appended to the log from @lsn on, else 0
+ * @reserved: 0
  */
 struct meta_state {
 	uint64_t sequence;
@@ -43,8 +45,11 @@ struct meta_state {
 	uint64_t free_page;
 	uint64_t nr_free;
 	uint64_t nr_map;
-	bool clean;
+	uint32_t clean;
+	uint32_t reserved;
 };
+
+static_assert(sizeof(struct meta_state) == 56, "on-disk format");
 
 /**
  * struct keeper - the thread that makes checkpoints when the log is half full, and

@@ -47,13 +47,7 @@ int meta_write(struct exdb *db, const struct meta_state *state)
 	meta->page_size = PAGE_SIZE;
 	meta->log_blocks = db->log.size / PAGE_SIZE;
 	meta->log_id = db->log.id;
-	meta->sequence = state->sequence;
-	meta->lsn = state->lsn;
-	meta->next_page = state->next_page;
-	meta->free_page = state->free_page;
-	meta->nr_free = state->nr_free;
-	meta->nr_map = state->nr_map;
-	meta->clean = state->clean;
+	meta->state = *state;
 	memcpy(meta->roots, db->map.roots, db->map.nr_roots * sizeof(*meta->roots));
 	page_seal(meta);
 	ret = write_copies(db, meta);
@@ -95,7 +89,7 @@ static int read_newest(struct exdb *db, struct meta_page *newest)
 		error = disk_read_bytes(db->backing_fd, meta, PAGE_SIZE, i * PAGE_SIZE);
 		if (!error)
 			error = page_verify(meta, 0);
-		if (!error && (ret || meta->sequence > newest->sequence)) {
+		if (!error && (ret || meta->state.sequence > newest->state.sequence)) {
 			memcpy(newest, meta, PAGE_SIZE);
 			ret = 0;
 		}
@@ -108,13 +102,15 @@ static int read_newest(struct exdb *db, struct meta_page *newest)
 
 static int check(const struct meta_page *meta)
 {
+	const struct meta_state *state = &meta->state;
+
 	if (meta->header.type != PAGE_META || meta->format != META_FORMAT ||
 	    meta->page_size != PAGE_SIZE)
 		return -EPROTONOSUPPORT;
-	if (map_pages_for(map_pages_for(meta->next_page)) > MAP_ROOTS_MAX ||
-	    meta->nr_map < map_pages_for(meta->next_page) ||
-	    meta->free_page >= meta->next_page || meta->log_blocks < EXDB_LOG_MIN ||
-	    meta->lsn % sizeof(uint64_t))
+	if (map_pages_for(map_pages_for(state->next_page)) > MAP_ROOTS_MAX ||
+	    state->nr_map < map_pages_for(state->next_page) ||
+	    state->free_page >= state->next_page || meta->log_blocks < EXDB_LOG_MIN ||
+	    state->lsn % sizeof(uint64_t))
 		return -EBADMSG;
 	return 0;
 }
@@ -168,18 +164,10 @@ int meta_read(struct exdb_worker *w)
 	if (!ret)
 		ret = mend_copies(db, meta);
 	if (!ret) {
-		db->checkpoint = (struct meta_state){
-			.sequence = meta->sequence,
-			.lsn = meta->lsn,
-			.next_page = meta->next_page,
-			.free_page = meta->free_page,
-			.nr_free = meta->nr_free,
-			.nr_map = meta->nr_map,
-			.clean = meta->clean,
-		};
+		db->checkpoint = meta->state;
 		db->log.id = meta->log_id;
 		db->log.size = (uint64_t)meta->log_blocks * PAGE_SIZE;
-		db->map.nr_roots = map_pages_for(meta->nr_map);
+		db->map.nr_roots = map_pages_for(meta->state.nr_map);
 		memcpy(db->map.roots, meta->roots, sizeof(meta->roots));
 	}
 	free(meta);

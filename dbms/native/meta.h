@@ -3,6 +3,7 @@
 #ifndef EXDB_META_H
 #define EXDB_META_H
 
+#include "checkpoint.h"
 #include "map.h"
 #include "page.h"
 
@@ -16,14 +17,7 @@
  * @page_size: 4096
  * @log_blocks: length of the log, which begins in block 2; pages come behind it
  * @log_id: its number
- * @sequence: of the checkpoint
- * @lsn: records from here on are not in the image
- * @next_page: the first page that was never allocated
- * @free_page: the first page of the free list, 0 for none
- * @nr_free: its length
- * @nr_map: map pages
- * @clean: 1 if nothing was appended to the log from @lsn on, else 0
- * @reserved: 0
+ * @state: the image, and from where the log is replayed on it
  * @roots: blocks of the map's roots
  */
 struct meta_page {
@@ -32,14 +26,7 @@ struct meta_page {
 	uint32_t page_size;
 	uint32_t log_blocks;
 	uint32_t log_id;
-	uint64_t sequence;
-	uint64_t lsn;
-	uint64_t next_page;
-	uint64_t free_page;
-	uint64_t nr_free;
-	uint64_t nr_map;
-	uint32_t clean;
-	uint32_t reserved;
+	struct meta_state state;
 	uint32_t roots[MAP_ROOTS_MAX];
 };
 

@@ -235,7 +235,7 @@ static void seal_log(uint8_t *pages)
 	const struct meta_page *meta = (const void *)pages;
 	struct log log = { .size = (uint64_t)meta->log_blocks * PAGE_SIZE, .id = meta->log_id };
 	uint8_t *ring = pages + META_COPIES * PAGE_SIZE;
-	uint64_t lsn = meta->lsn;
+	uint64_t lsn = meta->state.lsn;
 
 	if (!log.size || log.size > image_size - META_COPIES * PAGE_SIZE || lsn % 8)
 		return;
