@@ -148,11 +148,12 @@ static int fault(struct exdb_worker *w, uint64_t page)
 	return 0;
 }
 
-/* A page number may come from a page, so it is checked. */
-static int check_page(struct exdb_worker *w, uint64_t page)
+/* The state word of a page whose number may come from a page, so that it is checked. */
+static int find_word(struct exdb_worker *w, uint64_t page, uint64_t **word)
 {
 	if (page >= __atomic_load_n(&w->db->next_page, __ATOMIC_RELAXED))
 		return fail(w, page, -EUCLEAN);
+	*word = page_state(w->db, page);
 	return 0;
 }
 
@@ -160,11 +161,10 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 {
 	unsigned int spins = 0;
 	uint64_t *word;
-	int ret = check_page(w, page);
+	int ret = find_word(w, page, &word);
 
 	if (ret)
 		return ret;
-	word = page_state(w->db, page);
 	if (w->view)
 		return freeze_fix(w, page, out);
 	for (;;) {
@@ -196,11 +196,10 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 {
 	unsigned int spins = 0;
 	uint64_t *word;
-	int ret = check_page(w, page);
+	int ret = find_word(w, page, &word);
 
 	if (ret)
 		return ret;
-	word = page_state(w->db, page);
 	for (;;) {
 		uint64_t v = state_load(word);
 		unsigned int state = state_of(v);
@@ -321,9 +320,8 @@ static unsigned int claim_absent(struct exdb_worker *w, const uint64_t *pages, u
 	for (i = 0; i < n && nr < PREFETCH_MAX; i++) {
 		uint64_t *word, v;
 
-		if (check_page(w, pages[i]))
+		if (find_word(w, pages[i], &word))
 			continue;
-		word = page_state(w->db, pages[i]);
 		v = state_load(word);
 		if (state_of(v) == STATE_EVICTED && state_try_exclusive(word, v))
 			claimed[nr++] = pages[i];

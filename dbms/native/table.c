@@ -39,6 +39,8 @@ static void batch_free(struct batch *batch)
 
 static int batch_init(struct batch *batch, uint64_t rows)
 {
+	if (rows > UINT32_MAX)
+		return -E2BIG;
 	*batch = (struct batch){
 		.rows = calloc(rows, sizeof(*batch->rows)),
 		.entries = calloc(rows, sizeof(*batch->entries)),
@@ -259,8 +261,6 @@ int exdb_table_insert(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 	*row = 0;
 	if (!rows)
 		return 0;
-	if (rows > UINT32_MAX)
-		return -E2BIG;
 	ret = batch_init(&batch, rows);
 	if (ret)
 		return ret;
@@ -290,8 +290,6 @@ int exdb_table_delete(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 	*deleted = 0;
 	if (!rows)
 		return 0;
-	if (rows > UINT32_MAX)
-		return -E2BIG;
 	ret = batch_init(&batch, rows);
 	if (ret)
 		return ret;
