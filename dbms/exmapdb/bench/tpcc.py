@@ -23,6 +23,7 @@ from exmapdb.bench.tpcc_data import (
     INVALID_ITEM,
     District,
     Line,
+    Payment,
     Rollback,
     Scale,
     last_name,
@@ -46,16 +47,8 @@ class Transactions(Protocol):
     def order(self, txn: Any, home: District, customer: int, lines: list[Line], now: dt.datetime) -> int:
         """Do clause 2.4: the number of the order; Rollback for an item that is not there."""
 
-    def pay(
-        self,
-        txn: Any,
-        home: District,
-        payer: tuple[District, int | str],
-        amount: Decimal,
-        entry: tuple[int, int],
-        now: dt.datetime,
-    ) -> None:
-        """Do clause 2.5; entry is the key in the history."""
+    def pay(self, txn: Any, payment: Payment) -> None:
+        """Do clause 2.5."""
 
     def last_order(self, txn: Any, home: District, who: int | str) -> Sequence[Any]:
         """Do clause 2.6: the lines of a customer's last order."""
@@ -137,15 +130,15 @@ class Terminal:
     def payment(self) -> Work:
         """Pay, in 15 of 100 cases as a customer of another warehouse."""
         w, d = self._warehouse, self._integer(1, DISTRICTS)
-        home = (w, d)
+        payer_home = (w, d)
         if self._integer(1, 100) > 85:
-            home = (self._other_warehouse(), self._integer(1, DISTRICTS))
-        who = self._named_or_numbered()
+            payer_home = (self._other_warehouse(), self._integer(1, DISTRICTS))
+        payer = self._named_or_numbered()
         amount = Decimal(self._integer(100, 500_000)) / 100
         entry = (self.number, self._history)
         self._history += 1
-        now = dt.datetime.now()
-        return lambda txn: self._do.pay(txn, (w, d), (home, who), amount, entry, now)
+        payment = Payment((w, d), payer_home, payer, amount, entry, dt.datetime.now())
+        return lambda txn: self._do.pay(txn, payment)
 
     def order_status(self) -> Work:
         """Look at a customer's last order."""

@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "TABLES",
     "District",
     "Line",
+    "Payment",
     "Rollback",
     "Row",
     "Scale",
@@ -172,6 +174,21 @@ class Line:
     item: int
     supply: int
     quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What is paid in a district, by whom: a number or a last name among the customers of `payer_home`.
+
+    entry: the terminal and its number of the payment, the key in the history.
+    """
+
+    home: District
+    payer_home: District
+    payer: int | str
+    amount: Decimal
+    entry: tuple[int, int]
+    date: dt.datetime
 
 
 def last_name(number: int) -> str:

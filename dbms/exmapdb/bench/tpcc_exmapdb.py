@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-from exmapdb.bench.tpcc_data import RECENT, District, Line, Rollback, Row
+from exmapdb.bench.tpcc_data import RECENT, District, Line, Payment, Rollback, Row
 from exmapdb.database import Database
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
@@ -96,22 +96,15 @@ def take_from_stock(txn: Transaction, home: District, line: Line) -> tuple[Decim
     return item["price"] * line.quantity, stock[f"dist_{home[1]:02}"]
 
 
-def pay(
-    txn: Transaction,
-    home: District,
-    payer: tuple[District, int | str],
-    amount: Decimal,
-    entry: tuple[int, int],
-    now: dt.datetime,
-) -> None:
-    """Do clause 2.5; entry is the key in the history."""
-    w, d = home
+def pay(txn: Transaction, payment: Payment) -> None:
+    """Do clause 2.5."""
+    (w, d), amount = payment.home, payment.amount
     warehouses, districts = txn.table("warehouse"), txn.table("district")
-    warehouse, district = found(warehouses, w), found(districts, home)
+    warehouse, district = found(warehouses, w), found(districts, (w, d))
     warehouses.upsert(warehouse | {"ytd": warehouse["ytd"] + amount})
     districts.upsert(district | {"ytd": district["ytd"] + amount})
-    customer = find_customer(txn, *payer)
-    (c_w, c_d), c = payer[0], customer["c_id"]
+    customer = find_customer(txn, payment.payer_home, payment.payer)
+    (c_w, c_d), c = payment.payer_home, customer["c_id"]
     changes: Row = {
         "balance": customer["balance"] - amount,
         "ytd_payment": customer["ytd_payment"] + amount,
@@ -120,9 +113,10 @@ def pay(
     if customer["credit"] == "BC":
         changes["data"] = f"{c} {c_d} {c_w} {d} {w} {amount}|{customer['data']}"[:500]
     txn.table("customer").upsert(customer | changes)
-    who = {"terminal": entry[0], "number": entry[1], "c_id": c, "c_d_id": c_d, "c_w_id": c_w}
-    data = f"{warehouse['name']}    {district['name']}"
-    txn.table("history").insert(who | {"d_id": d, "w_id": w, "date": now, "amount": amount, "data": data})
+    terminal, number = payment.entry
+    who = {"terminal": terminal, "number": number, "c_id": c, "c_d_id": c_d, "c_w_id": c_w}
+    what = {"date": payment.date, "amount": amount, "data": f"{warehouse['name']}    {district['name']}"}
+    txn.table("history").insert(who | {"d_id": d, "w_id": w} | what)
 
 
 def last_order(txn: Transaction, home: District, who: int | str) -> list[Row]:

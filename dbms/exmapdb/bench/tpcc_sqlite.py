@@ -13,7 +13,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
-from exmapdb.bench.tpcc_data import INDEXES, RECENT, TABLES, District, Line, Rollback, Row, Scale, parts
+from exmapdb.bench.tpcc_data import (
+    INDEXES,
+    RECENT,
+    TABLES,
+    District,
+    Line,
+    Payment,
+    Rollback,
+    Row,
+    Scale,
+    parts,
+)
 
 __all__ = ["SqliteTpcc", "count_low_stock", "deliver", "last_order", "order", "pay"]
 
@@ -174,21 +185,14 @@ def take_from_stock(db: Connection, home: District, line: Line) -> tuple[int, st
     return item[0] * line.quantity, info
 
 
-def pay(
-    db: Connection,
-    home: District,
-    payer: tuple[District, int | str],
-    amount: Decimal,
-    entry: tuple[int, int],
-    now: dt.datetime,
-) -> None:
-    """Do clause 2.5; entry is the key in the history."""
-    w, d = home
-    cents = int(amount.scaleb(2))
+def pay(db: Connection, payment: Payment) -> None:
+    """Do clause 2.5."""
+    w, d = payment.home
+    cents = int(payment.amount.scaleb(2))
     add = "UPDATE {} SET ytd = ytd + ? WHERE {} RETURNING name"
     (warehouse,) = found(db, add.format("warehouse", "w_id = ?"), (cents, w))
     (district,) = found(db, add.format("district", "w_id = ? AND d_id = ?"), (cents, w, d))
-    (c_w, c_d), c = payer[0], find_customer(db, *payer)
+    (c_w, c_d), c = payment.payer_home, find_customer(db, payment.payer_home, payment.payer)
     key = {"cents": cents, "w": c_w, "d": c_d, "c": c}
     (credit,) = found(
         db,
@@ -197,7 +201,7 @@ def pay(
         key,
     )
     if credit == "BC":
-        note = f"{c} {c_d} {c_w} {d} {w} {amount}|"
+        note = f"{c} {c_d} {c_w} {d} {w} {payment.amount}|"
         db.execute(
             """UPDATE customer SET data = substr(:note || data, 1, 500)
                 WHERE w_id = :w AND d_id = :d AND c_id = :c""",
@@ -205,7 +209,7 @@ def pay(
         )
     db.execute(
         "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*entry, c, c_d, c_w, d, w, now.isoformat(), cents, f"{warehouse}    {district}"),
+        (*payment.entry, c, c_d, c_w, d, w, payment.date.isoformat(), cents, f"{warehouse}    {district}"),
     )
 
 
