@@ -421,3 +421,32 @@ def test_the_checker_finds_anomalies(
     final = anomaly(history)
     with pytest.raises(ValueError, match="cycle"):
         check_history(history, final)
+
+
+def test_a_table_that_was_there_before_an_index_was_made_keeps_it(db: exmapdb.Database) -> None:
+    with db.begin() as txn:
+        table = txn.table("t")
+        txn.create_index("t", "by_value", "value")
+        table.insert({"id": 3, "value": 30})
+        assert [row["id"] for row in table.find("by_value", 30)] == [3]
+    assert [row["id"] for row in db.table("t").find("by_value", 30)] == [3]
+
+
+def test_rolling_back_to_a_savepoint_forgets_tables_columns_and_indexes(db: exmapdb.Database) -> None:
+    trees = db.check().trees
+    with db.begin() as txn:
+        txn.add_column("t", "kept", "int64?")
+        table = txn.table("t")
+        mark = txn.savepoint()
+        made = txn.create_table("u", {"k": "int64"}, key="k")
+        txn.create_index("t", "by_value", "value")
+        txn.drop_column("t", "kept")
+        txn.rollback_to(mark)
+        for use in (lambda: made.insert({"k": 1}), lambda: made.get(1), lambda: txn.table("u")):
+            with pytest.raises(exmapdb.NoSuchTableError):
+                use()
+        assert [txn.table("t").schema.names, table.indexes] == [("id", "value", "kept"), ()]
+        table.insert({"id": 3, "value": 30, "kept": 1})
+    assert db.tables() == ["t"]
+    assert db.table("t").get(3) == {"id": 3, "value": 30, "kept": 1}
+    assert db.check().trees == trees

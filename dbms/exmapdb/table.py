@@ -109,6 +109,10 @@ class Table:
         """Return how its rows lie."""
         return self._layout
 
+    def become(self, layout: Layout, view: View) -> None:
+        """Show what a view has made of the table."""
+        self._layout, self._view = layout, view
+
     def within(self, view: View) -> Table:
         """Return the same table as a transaction or a snapshot sees it."""
         return Table(self._database, self._layout if view.writable else self._layout.copy(), view)

@@ -7,17 +7,18 @@ import errno
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Never, Self
 
 from exmapdb._core import ffi, lib
 from exmapdb.errors import (
     ConflictError,
     InvalidValueError,
+    NoSuchTableError,
     RowTooLargeError,
     TransactionEndedError,
     UniqueError,
 )
-from exmapdb.layout import Layout
+from exmapdb.layout import Layout, TableInfo
 from exmapdb.schema import Field, Schema
 from exmapdb.table import Table
 
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
     from exmapdb.workers import Worker
 
 __all__ = ["Transaction"]
+
+
+class GoneView:
+    """What a table shows whose making was rolled back."""
+
+    writable: ClassVar[bool] = True
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def session(self) -> Never:
+        """Raise NoSuchTableError."""
+        raise NoSuchTableError(self._name, [])
 
 
 class Transaction:
@@ -44,7 +58,9 @@ class Transaction:
         self._handle = handle
         # a transaction is one thread's at a time
         self._lock = threading.RLock()
+        # one object for each name, so that whoever has it sees what the transaction makes of the table
         self._tables: dict[str, Table] = {}
+        self._altered: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -72,9 +88,8 @@ class Transaction:
         self, name: str, schema: dict[str, str] | list[Field], key: str | tuple[str, ...]
     ) -> Table:
         """Make a table; it is there for others once this has committed. See Database.create_table."""
-        info = self._database.catalog.create(self, name, Schema.of(schema, key))
-        self._tables[name] = Table(self._database, Layout(info, self._database.generation), self)
-        return self._tables[name]
+        generation = self._database.generation
+        return self._show(self._database.catalog.create(self, name, Schema.of(schema, key)), generation)
 
     def add_column(self, table: str, column: str, kind: str) -> None:
         """Add a column. See Database.add_column."""
@@ -137,9 +152,17 @@ class Transaction:
     def _reload(self, name: str) -> Table:
         """Read again what the transaction sees of a table."""
         generation = self._database.generation
-        info = self._database.catalog.load(name, self)
-        self._tables[name] = Table(self._database, Layout(info, generation), self)
-        return self._tables[name]
+        return self._show(self._database.catalog.load(name, self), generation)
+
+    def _show(self, info: TableInfo, generation: int) -> Table:
+        """Let all who have the table see what the transaction has made of it."""
+        layout = Layout(info, generation)
+        self._altered.add(info.name)
+        if info.name in self._tables:
+            self._tables[info.name].become(layout, self)
+        else:
+            self._tables[info.name] = Table(self._database, layout, self)
+        return self._tables[info.name]
 
     def create_tree(self) -> int:
         """Return the number of a new tree, which will be there once this has committed."""
@@ -156,10 +179,21 @@ class Transaction:
             return int(lib.exdb_txn_savepoint(handle))
 
     def rollback_to(self, savepoint: int) -> None:
-        """Forget what was written since the savepoint; later ones are void. ValueError for such a one."""
+        """Forget what was written since the savepoint; later ones are void. ValueError for such a one.
+
+        Tables that were made since are gone, NoSuchTableError; others have the columns and indexes again
+        that they had.
+        """
         with self.session() as (_, handle):
             if lib.exdb_txn_rollback(handle, savepoint):
                 raise ValueError("the savepoint was rolled back")
+        for name in tuple(self._altered):
+            try:
+                self._reload(name)
+            except NoSuchTableError:
+                self._altered.remove(name)
+                gone = self._tables.pop(name)
+                gone.become(gone.layout, GoneView(name))
 
     def is_current(self) -> bool:
         """Return whether all that was read is still as it was: if not, commit would fail."""

@@ -6,7 +6,8 @@
 #include "row.h"
 #include "txn.h"
 
-#define CHUNK	65536u
+#define CHUNK		65536u
+#define TREES_MAX	16u
 
 /* Memory that lives as long as the transaction. */
 struct chunk {
@@ -56,7 +57,8 @@ struct range {
  * @first_seq: the least of all reads
  * @schema: of the layouts that were used, or 0
  * @trees: that it creates
- * @nr_trees: length
+ * @tree_undo: @nr_undo when it did; what writes them down comes behind
+ * @nr_trees: length of both
  */
 struct exdb_txn {
 	struct exdb *db;
@@ -74,7 +76,8 @@ struct exdb_txn {
 	size_t ranges_room;
 	uint64_t first_seq;
 	uint64_t schema;
-	uint32_t trees[16];
+	uint32_t trees[TREES_MAX];
+	size_t tree_undo[TREES_MAX];
 	unsigned int nr_trees;
 };
 
@@ -298,6 +301,8 @@ int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint)
 		undo->own->value_length = undo->value_length;
 		undo->own->state = undo->state;
 	}
+	while (txn->nr_trees && txn->tree_undo[txn->nr_trees - 1] >= savepoint)
+		txn->nr_trees--;
 	return 0;
 }
 
@@ -395,12 +400,13 @@ int txn_use(struct exdb_txn *txn, const struct exdb_layout *layout)
 
 int txn_create_tree(struct exdb_txn *txn, uint32_t *tree)
 {
-	if (txn->nr_trees == sizeof(txn->trees) / sizeof(*txn->trees))
+	if (txn->nr_trees == TREES_MAX)
 		return -E2BIG;
 	*tree = __atomic_fetch_add(&txn->db->next_tree, 1, __ATOMIC_RELAXED);
 	if (*tree >= EXDB_TREES_MAX)
 		return -ENOSPC;
-	txn->trees[txn->nr_trees++] = *tree;
+	txn->trees[txn->nr_trees] = *tree;
+	txn->tree_undo[txn->nr_trees++] = txn->nr_undo;
 	return 0;
 }
 
