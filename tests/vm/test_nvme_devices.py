@@ -31,7 +31,7 @@ POWER_OFF = 0x400
 
 
 def press_button(serial: str, address: str) -> None:
-    """Ask ci/vm.py for it, which tells QEMU; the guest has five seconds to object."""
+    """Ask ci/vm.py for it, which tells QEMU, and QEMU the guest."""
     del address
     out = Path(os.environ["EXMAP_OUT"])
     (out / "unplug.new").write_text(serial)
