@@ -101,9 +101,9 @@ def read_all(database: exmapdb.Database, count: int) -> int:
     return failed
 
 
-def live_through(path: str, options: Any) -> tuple[bool, bool]:
-    """Fill a database until that fails, and reopen it; return whether reads, and whether writes have failed."""
-    database = exmapdb.open(path, flag="n", force=True, log="256KiB", **options)
+def live_through(partition: str, options: Any) -> tuple[bool, bool]:
+    """Fill a database until that fails, and reopen it; return whether reads and writes have failed."""
+    database = exmapdb.open(partition, flag="n", force=True, log="256KiB", **options)
     try:
         table = database.create_table("t", {"k": "int64", "v": "text"}, key="k")
         done = fill(table)
@@ -119,7 +119,7 @@ def live_through(path: str, options: Any) -> tuple[bool, bool]:
             database.close()
     # the bad block may be in the way again
     try:
-        with exmapdb.open(path, flag="w", **options) as again:
+        with exmapdb.open(partition, flag="w", **options) as again:
             read_all(again, done)
     except exmapdb.StorageError as error:
         print(f"recovery: {error}")
@@ -130,10 +130,10 @@ def live_through(path: str, options: Any) -> tuple[bool, bool]:
 def test_blocks_that_cannot_be_read_or_written_give_named_errors_and_no_wrong_rows(backend: Any) -> None:
     options: Any = {"memory": "256KiB", "backend": backend, "workers": 1}
     unread = unwritten = False
-    # what is on a block is a matter of time: nothing, a leaf, or the root, without which nothing can be written
+    # what is on a block is a matter of time: nothing, a leaf, or the root, without which nobody can write
     for mebibyte in (1, 2, 3):
-        with rotten(mebibyte << 20) as path:
-            found = live_through(path, options)
+        with rotten(mebibyte << 20) as partition:
+            found = live_through(partition, options)
         unread |= found[0]
         unwritten |= found[1]
         if unread and unwritten:
