@@ -3,8 +3,11 @@
 Collected by tests/host on the posix backend, and by tests/vm on kernel.
 """
 
+import contextlib
 import itertools
+import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,11 +80,12 @@ def test_a_scan_goes_on_while_the_leaves_ahead_of_it_split_and_merge(
 
 
 @both_ways
+@pytest.mark.parametrize("background", [False, True])
 def test_leaves_that_changed_and_leaves_that_did_not_make_one_scan(
-    db: exmapdb.Database, reverse: bool
+    db: exmapdb.Database, reverse: bool, background: bool
 ) -> None:
     table = db.table("t")
-    with db.snapshot() as snapshot:
+    with db.snapshot(background=background) as snapshot:
         old = snapshot.table("t")
         # every third leaf or so, so that neither those that changed nor those that did not are neighbours
         for start in (0, 60, 120):
@@ -156,7 +160,10 @@ def test_a_column_that_was_dropped_is_there_in_the_snapshot(db: exmapdb.Database
     assert rows(db.table("t"), low=5, high=6) == [(5, 5)]
 
 
-def test_snapshots_are_scanned_both_ways_beside_threads_that_split_and_merge(db: exmapdb.Database) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_snapshots_are_scanned_both_ways_beside_threads_that_split_and_merge(
+    db: exmapdb.Database, background: bool
+) -> None:
     table = db.table("t")
     done = threading.Event()
     problems: list[object] = []
@@ -183,7 +190,7 @@ def test_snapshots_are_scanned_both_ways_beside_threads_that_split_and_merge(db:
         thread.start()
     try:
         for _ in range(8):
-            with db.snapshot() as snapshot:
+            with db.snapshot(background=background) as snapshot:
                 first = read(snapshot, False)
                 for reverse in (True, False, True):
                     again = read(snapshot, reverse)
@@ -199,3 +206,41 @@ def test_snapshots_are_scanned_both_ways_beside_threads_that_split_and_merge(db:
         for thread in threads:
             thread.join()
     assert problems == []
+
+
+def least_priorities() -> int:
+    """Count the threads of this process that have the least priority."""
+    stats = []
+    for path in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            stats.append(path.read_text().rpartition(")")[2].split()[16])
+    return stats.count("19")
+
+
+def test_a_scan_in_the_background_has_the_least_priority_and_whoever_asks_keeps_his(
+    db: exmapdb.Database,
+) -> None:
+    seen, mine, done = threading.Event(), [], threading.Event()
+
+    def scan(background: bool) -> None:
+        with db.snapshot(background=background) as snapshot:
+            while not done.is_set():
+                assert snapshot.table("t").count() == ROWS
+        mine.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def watch(background: bool, seconds: float) -> None:
+        done.clear()
+        reader = threading.Thread(target=scan, args=(background,))
+        reader.start()
+        end = time.monotonic() + seconds
+        while not seen.is_set() and time.monotonic() < end:
+            if least_priorities():
+                seen.set()
+        done.set()
+        reader.join()
+
+    watch(False, 0.3)
+    assert not seen.is_set()
+    watch(True, 60)
+    assert seen.is_set()
+    assert mine == [os.getpriority(os.PRIO_PROCESS, 0)] * 2

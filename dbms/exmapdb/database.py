@@ -361,22 +361,23 @@ class Database:
             self._frozen = {*(each for each in self._frozen if not each.closed), frozen}
             return frozen
 
-    def snapshot(self, max_age: float = 0) -> Snapshot:
+    def snapshot(self, max_age: float = 0, background: bool = False) -> Snapshot:
         """Return all tables as they are now, for reading, while writers go on; a context manager.
 
         It shows what has been committed, whether that is on the disk yet or not. There may be several, as old
         as they like; readers of different ones do not wait for each other.  max_age: seconds; the newest one
         that was made with a max_age is shared if it is not older, and costs nothing then. Who shares one
-        takes turns.  Raises what freeze raises, and ValueError.
+        takes turns.  background: scans take only what processors nobody else wants.
+        Raises what freeze raises, and ValueError.
         """
         if max_age < 0:
             raise ValueError("max_age: seconds, not less than 0")
         with self._lock:
             if not max_age:
-                return Snapshot(self, self.freeze())
+                return Snapshot(self, self.freeze(), background)
             if self._shared is None or not self._shared.share(max_age):
                 self._shared = self.freeze()
-            return Snapshot(self, self._shared)
+            return Snapshot(self, self._shared, background)
 
     def backup(
         self,

@@ -24,12 +24,13 @@ class Snapshot:
 
     Writers go on, and neither waits for the other.  Any thread may read, one at a time.  Close it: while
     there is one, half the pool is left to copies, and no block that it refers to is used again.
-    Made by Database.snapshot.
+    Made by Database.snapshot.  background: its scans run at the least priority.
     """
 
     writable: ClassVar[bool] = False
 
-    def __init__(self, database: Database, frozen: Frozen) -> None:
+    def __init__(self, database: Database, frozen: Frozen, background: bool = False) -> None:
+        self.background = background
         self._database = database
         self._frozen = frozen
         self._closed = False

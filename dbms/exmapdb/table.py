@@ -63,6 +63,7 @@ class View(Protocol):
     """A transaction or a snapshot: what sees tables in its own way."""
 
     writable: ClassVar[bool]
+    background: bool
 
     def session(self) -> contextlib.AbstractContextManager[tuple[Worker, Any]]:
         """Lend a channel into the native core, and the transaction's handle, or NULL."""
@@ -373,13 +374,15 @@ class Table:
         wanted, pool = frozenset(names), self._database.scan_buffers
         # a transaction sees between two batches what it has written
         ahead = 1 if self._view is not None and self._view.writable else BATCHES_AHEAD
+        background = self._view is not None and self._view.background
+        fill = lib.exdb_scan_fill_background if background else lib.exdb_scan_fill
         count, more = 1, True
         while more:
             buffers = [pool.take(layout.schema.fields, wanted, batch_rows, texts) for _ in range(count)]
             rows = ffi.new("uint64_t[]", count)
             with self._session() as (worker, _):
                 vectors = [buffer.vectors for buffer in buffers]
-                got = lib.exdb_scan_fill(worker.handle, scan, vectors, rows, count, batch_rows)
+                got = fill(worker.handle, scan, vectors, rows, count, batch_rows)
                 if got < 0:
                     self._raise(got, worker.error_page, 0)
             if got:

@@ -33,6 +33,7 @@ class GoneView:
     """What a table shows whose making was rolled back."""
 
     writable: ClassVar[bool] = True
+    background = False
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -52,6 +53,7 @@ class Transaction:
     """
 
     writable: ClassVar[bool] = True
+    background = False
 
     def __init__(self, database: Database, handle: Any) -> None:
         self._database = database

@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 
+#include "background.h"
 #include "block.h"
 #include "checkpoint.h"
 #include "disk.h"
@@ -108,6 +109,7 @@ struct exdb_worker {
  * @checkpointing: one checkpoint at a time; taken before @commit
  * @commit: whoever changes trees: one transaction at a time is validated, logged and applied
  * @keeper: the housekeeping thread; its channel is behind those that are lent
+ * @background: the thread for scans in the background
  * @nr_workers: channels that are lent
  * @workers: those, the keeper's, and exdb_resident_worker
  */
@@ -150,6 +152,7 @@ struct exdb {
 	pthread_mutex_t checkpointing;
 	pthread_mutex_t commit;
 	struct keeper keeper;
+	struct background background;
 	unsigned int nr_workers;
 	struct exdb_worker workers[EXDB_WORKERS_MAX + WORKERS_OWN];
 };

@@ -306,5 +306,12 @@ long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_v
  */
 long exdb_scan_fill(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector **batches,
 		    uint64_t *rows, uint32_t n, uint64_t batch_rows);
+/*
+ * The same in a thread of the least priority, so that it takes from nobody else what processors do.
+ * The database has one such thread: calls take turns.
+ */
+long exdb_scan_fill_background(struct exdb_worker *w, struct exdb_scan *scan,
+			       struct exdb_vector **batches, uint64_t *rows, uint32_t n,
+			       uint64_t batch_rows);
 
 #endif /* EXDB_H */

@@ -34,6 +34,7 @@ static void init_locks(struct exdb *db)
 	pthread_mutex_init(&db->checkpointing, NULL);
 	pthread_mutex_init(&db->commit, NULL);
 	pthread_mutex_init(&db->keeper.lock, NULL);
+	background_init(&db->background);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&db->keeper.wake, &attr);
@@ -42,6 +43,7 @@ static void init_locks(struct exdb *db)
 
 static void destroy_locks(struct exdb *db)
 {
+	background_exit(&db->background);
 	pthread_cond_destroy(&db->keeper.wake);
 	pthread_mutex_destroy(&db->keeper.lock);
 	pthread_mutex_destroy(&db->commit);

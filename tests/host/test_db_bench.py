@@ -58,6 +58,15 @@ def test_mixed_compares_what_writers_keep_with_sqlite_and_fork() -> None:
     assert {r["case"] for r in records if r["metric"] == "scan_vs_memcpy"} == {case for case, _ in seen}
 
 
+def test_mixed_has_a_reader_in_the_background() -> None:
+    records = bench(
+        "--workloads", "mixed", "--seconds", "0.05", "--peers", "sqlite", "--beside", "background"
+    )
+    jsonschema.validate(records, json.loads(SCHEMA.read_text()))
+    assert {r["case"].rpartition(",")[2] for r in records} == {"beside=background"}
+    assert {r["metric"] for r in records} >= {"olap_kept", "freeze_us", "scan_ms"}
+
+
 @pytest.mark.parametrize("beside", ["freeze", "burn"])
 def test_mixed_tells_what_a_part_of_its_reader_leaves_to_writers(beside: str) -> None:
     records = bench("--workloads", "mixed", "--seconds", "0.05", "--peers", "sqlite", "--beside", beside)

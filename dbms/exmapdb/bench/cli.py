@@ -45,6 +45,7 @@ class Beside(enum.StrEnum):
     """What the reader of mixed does."""
 
     SCAN = "scan"
+    BACKGROUND = "background"
     FREEZE = "freeze"
     BURN = "burn"
 
@@ -87,7 +88,11 @@ def bench(
     backend: Annotated[str, typer.Option(help="auto, kernel or posix.")] = "auto",
     folder: Annotated[Path | None, typer.Option(help="Where files go. Default: a temporary one.")] = None,
     beside: Annotated[
-        Beside, typer.Option(help="What mixed's reader does: freeze: no scan; burn: nothing of the engine.")
+        Beside,
+        typer.Option(
+            help="What mixed's reader does: background: exmapdb scans at the least priority; "
+            "freeze: no scan; burn: nothing of the engine."
+        ),
     ] = Beside.SCAN,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:

@@ -28,11 +28,23 @@ CHILD_SAYS = struct.Struct("<qq")  # rows and bytes
 
 
 class Setup:
-    """What engines are opened with: a folder, bytes of cache, durability, exmapdb's backend, and threads."""
+    """What engines are opened with.
 
-    def __init__(self, folder: Path, memory: int, durable: bool, backend: str, threads: int = 1) -> None:
+    A folder, bytes of cache, durability, exmapdb's backend, threads, and whether its snapshots are read in
+    the background.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        memory: int,
+        durable: bool,
+        backend: str,
+        threads: int = 1,
+        background: bool = False,
+    ) -> None:
         self.folder, self.memory, self.durable, self.backend = folder, memory, durable, backend
-        self.threads = threads
+        self.threads, self.background = threads, background
 
 
 class Engine(Protocol):
@@ -93,6 +105,7 @@ class ExmapdbEngine:
     """exmapdb: rows of Python one by one, columns in batches."""
 
     def __init__(self, setup: Setup) -> None:
+        self._background = setup.background
         self._database: Database = open_database(
             setup.folder / "exmapdb",
             memory=setup.memory,
@@ -143,7 +156,7 @@ class ExmapdbEngine:
     @contextlib.contextmanager
     def freeze(self) -> Iterator[Frozen]:
         """Take a snapshot."""
-        with self._database.snapshot() as snapshot:
+        with self._database.snapshot(background=self._background) as snapshot:
             yield FrozenTable(snapshot.table("t"))
 
     def close(self) -> None:

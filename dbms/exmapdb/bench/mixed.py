@@ -27,7 +27,8 @@ __all__ = ["BESIDE", "Share", "run_mixed", "run_share", "scan_rates"]
 
 APIS = ("single", "batch")
 CHOICES = 1 << 16  # keys that a writer chooses in advance
-BESIDE = ("scan", "freeze", "burn")
+BESIDE = ("scan", "background", "freeze", "burn")
+SCANS = BESIDE[:2]
 SCAN_SECONDS = 0.05
 BURN_BYTES = 16 << 20
 
@@ -134,7 +135,7 @@ def run_share(
     scans: list[float] = []
     rates: list[float] = []
     works: dict[str, Callable[[], None]] = {
-        "scan": lambda: read_all(engine, rows, freezes, scans),
+        **dict.fromkeys(SCANS, lambda: read_all(engine, rows, freezes, scans)),
         "freeze": lambda: freeze_only(engine),
         "burn": burn,
     }
@@ -195,7 +196,14 @@ def run_mixed(config: Config, advance: Callable[[str], None]) -> list[Record]:
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
         setups = {
-            name: Setup(Path(folder) / name, config.memory, config.durable, config.backend, config.threads)
+            name: Setup(
+                Path(folder) / name,
+                config.memory,
+                config.durable,
+                config.backend,
+                config.threads,
+                config.beside == "background",
+            )
             for name in ("exmapdb", *peers)
         }
         for name, setup in setups.items():
@@ -219,7 +227,7 @@ def compare(config: Config, peers: Sequence[str], measured: dict[str, list[Measu
         case = config.case("mixed", api) + ("" if config.beside == "scan" else f",beside={config.beside}")
         for peer in peers:
             # other readers are there for what they leave to the writers
-            for metric, unit, better in METRICS if config.beside == "scan" else METRICS[:2]:
+            for metric, unit, better in METRICS if config.beside in SCANS else METRICS[:2]:
                 value, other = (
                     statistics.median(metric_of(metric, m.shares[api]) for m in measured[name])
                     for name in ("exmapdb", peer)
