@@ -9,8 +9,10 @@ import json
 import os
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +38,11 @@ def folder() -> Iterator[Path]:
 
 @dataclass(slots=True)
 class Machine:
-    """A disk with a load's database, and what its threads have acknowledged."""
+    """A disk with a load's database, and what has been acknowledged; its guest ends once it is `over`."""
 
     name: str
     image: Path
+    over: threading.Event
     tallies: Sequence[Tally] = (NOTHING,) * THREADS
     lives: int = 0
 
@@ -77,7 +80,8 @@ class Life:
             kernel=self.kernel, recorded=self.machine.image, load=True, memory="1G", timeout=GUEST_LIMIT
         )
         command = ["sh", "ci/guest-power.sh", str(DISK_BYTES), self.machine.name, self.durability]
-        vm.kill(guest, command, when, out=self.out, lock=False)
+        over = self.machine.over
+        vm.kill(guest, command, lambda: over.is_set() or when(), out=self.out, lock=False)
 
     def audit(self) -> tuple[float, int]:
         """Return the seconds that recovery took, and how many transactions were replayed."""
@@ -115,9 +119,10 @@ def fail(machine: Machine, rng: random.Random, changes: int, states: int) -> int
     return recovered
 
 
-def make_machine(name: str, folder: Path) -> Machine:
+def make_machine(name: str, folder: Path, over: threading.Event) -> Machine:
     """Make a disk whose database's process has been killed, so that its first guest has a log to replay."""
-    machine = Machine(name, folder / name)
+    (folder / name).mkdir()
+    machine = Machine(name, folder / name / "disk", over)
     make_disk(LOADS[name], machine.image)
     machine.tallies = kill_while_it_works(
         LOADS[name], machine.image, machine.tallies, changes=20, backend="posix", durability="group"
@@ -127,23 +132,37 @@ def make_machine(name: str, folder: Path) -> Machine:
 
 def test_databases_survive_power_failures(folder: Path) -> None:
     rng = random.Random(3)
-    machine = make_machine("tpcc", folder)
+    machine = make_machine("tpcc", folder, threading.Event())
     assert fail(machine, rng, changes=10, states=4) > 0
     found = LOADS["tpcc"].audit(machine.image, machine.tallies, backend="posix")
     assert found.recovered > 0
 
 
+def fail_often(machine: Machine, seed: int, failures: int) -> list[int]:
+    """Let the power fail so often; return how many were replayed after each."""
+    rng = random.Random(seed)
+    try:
+        replays = [fail(machine, rng, rng.randrange(20, 200), STATES) for _ in range(failures)]
+        found = LOADS[machine.name].audit(machine.image, machine.tallies, backend="posix")
+    except BaseException:
+        machine.over.set()
+        raise
+    print(f"{machine.name}: {found.recovered} replayed in {found.seconds:.3f} s, {machine.changes} changes")
+    return [*replays, found.recovered]
+
+
 @pytest.mark.slow
 def test_databases_survive_power_failures_at_length(folder: Path) -> None:
-    rng = random.Random(4)
-    machines = [make_machine(name, folder) for name in LOADS]
-    replays = [fail(machines[i % 2], rng, rng.randrange(20, 200), STATES) for i in range(LONG)]
-    for machine in machines:
-        found = LOADS[machine.name].audit(machine.image, machine.tallies, backend="posix")
-        print(
-            f"{machine.name}: {found.recovered} replayed in {found.seconds:.3f} s, {machine.changes} changes"
-        )
-        replays.append(found.recovered)
+    over = threading.Event()
+    machines = [make_machine(name, folder, over) for name in LOADS]
+    shares = [(LONG + number) // len(machines) for number in range(len(machines))]
+    # side by side: a guest keeps one CPU busy
+    with ThreadPoolExecutor(len(machines)) as pool:
+        work = [pool.submit(fail_often, *each) for each in zip(machines, (4, 5), shares, strict=True)]
+        try:
+            replays = [replayed for future in work for replayed in future.result()]
+        finally:
+            over.set()
     # a failure comes a while after the last checkpoint: few logs are empty then
     print(f"{sum(map(bool, replays))} of {len(replays)} recoveries had a log to replay")
     assert sum(map(bool, replays)) > len(replays) / 2
