@@ -15,7 +15,8 @@ META = struct.Struct("<IIIIQQQQQQII")
 NODE = struct.Struct("<QQHHHHQ")
 SLOT = struct.Struct("<HHHHI")
 MAGIC, INNER, LEAF, FREE, MAP, ROOT = 0x42445845, 2, 3, 4, 5, 6
-SLOTS = (PAGE - HEADER.size) // 4
+SLOTS = (PAGE - HEADER.size) // 8
+BLOCKS = (PAGE - HEADER.size) // 4
 DIRECTORY = 1
 NODE_SPACE = PAGE - HEADER.size - NODE.size
 
@@ -59,7 +60,7 @@ def read_meta(file: bytes) -> Meta:
     assert file[:PAGE] == file[PAGE : 2 * PAGE]
     assert header(file, 0) == (1, 0)
     _, _, log, _, _, lsn, next_page, free, nr_free, nr_map, clean, _ = META.unpack_from(file, HEADER.size)
-    count = -(-nr_map // SLOTS)
+    count = -(-nr_map // BLOCKS)
     roots = struct.unpack_from(f"<{count}I", file, HEADER.size + META.size)
     return Meta(log, lsn, next_page, free, nr_free, nr_map, bool(clean), roots)
 
@@ -68,7 +69,13 @@ def blocks_in(file: bytes, block: int, number: int, kind: int) -> tuple[int, ...
     """Return what a page of the map, or one of its roots, has."""
     page = file[block * PAGE : (block + 1) * PAGE]
     assert header(bytes(number * PAGE) + page, number) == (kind, 0)
-    return struct.unpack_from(f"<{SLOTS}I", page, HEADER.size)
+    numbers = struct.unpack_from(f"<{BLOCKS}I", page, HEADER.size)
+    if kind == ROOT:
+        return numbers
+    blocks, checksums = numbers[::2], numbers[1::2]
+    for found, checksum in zip(blocks, checksums, strict=True):
+        assert not found or struct.unpack_from("<I", file, found * PAGE + 4) == (checksum,)
+    return blocks
 
 
 def page_blocks(file: bytes) -> dict[int, int]:

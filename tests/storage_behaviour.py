@@ -162,6 +162,21 @@ def test_a_page_written_to_the_wrong_place_is_found(path: Path) -> None:
         db.table("t").count()
 
 
+def test_an_older_version_of_a_page_in_place_of_the_last_one_is_found(path: Path) -> None:
+    """What a disk leaves that has acknowledged a write and lost it, in a block that had the page before."""
+    old = path.read_bytes()
+    with open_tiny(path) as db:
+        db.table("t").insert_many({"k": np.arange(ROWS), "v": ["new"] * ROWS}, replace=True)
+    page, block = last_page(path)
+    was = page_blocks(old)[page]
+    data = bytearray(path.read_bytes())
+    assert data[block * PAGE : (block + 1) * PAGE] != old[was * PAGE : (was + 1) * PAGE]
+    data[block * PAGE : (block + 1) * PAGE] = old[was * PAGE : (was + 1) * PAGE]
+    path.write_bytes(data)
+    with open_tiny(path) as db, pytest.raises(exmapdb.CorruptPageError, match=f"page {page} "):
+        db.table("t").count()
+
+
 def test_a_corrupt_page_does_not_harm_the_others_and_can_be_mended(path: Path) -> None:
     _, block = last_page(path)
     flip_byte(path, block * PAGE + 4095)

@@ -107,16 +107,16 @@ static int read_page(struct exdb_worker *w, uint64_t page)
 {
 	struct exdb *db = w->db;
 	void *mem = exmap_page(db->ex, page);
-	uint32_t block = map_get(db, page);
+	const struct map_slot slot = map_get(db, page);
 	unsigned int done;
 	int ret = -EUCLEAN;
 
-	if (block)
-		ret = disk_read(db->backing_fd, &block, &mem, 1, &done);
+	if (slot.block)
+		ret = disk_read(db->backing_fd, &slot.block, &mem, 1, &done);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	count_up(&w->counts.read, 1);
-	return node_verify(mem, page);
+	return map_verify(slot, mem, page);
 }
 
 /*
@@ -338,7 +338,7 @@ static void read_pages(struct exdb_worker *w, const uint64_t *pages, unsigned in
 	unsigned int i, done, from = 0;
 
 	for (i = 0; i < n; i++) {
-		blocks[i] = map_get(db, pages[i]);
+		blocks[i] = map_get(db, pages[i]).block;
 		memory[i] = exmap_page(db->ex, pages[i]);
 		/* whatever the frame held before, it is not taken for the page if the read fails */
 		memset(memory[i], 0, sizeof(struct page_header));
@@ -375,9 +375,10 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	if (!populate(w, claimed, nr))
 		read_pages(w, claimed, nr);
 	for (i = 0; i < nr; i++) {
-		bool mapped = exmap_is_mapped(db->ex, claimed[i]);
+		const void *mem = exmap_page(db->ex, claimed[i]);
 
-		if (!mapped || node_verify(exmap_page(db->ex, claimed[i]), claimed[i])) {
+		if (!exmap_is_mapped(db->ex, claimed[i]) ||
+		    map_verify(map_get(db, claimed[i]), mem, claimed[i])) {
 			abandon(w, claimed[i]);
 			continue;
 		}

@@ -141,18 +141,18 @@ static int check_stored(struct check *c, uint64_t page, void *buffer)
 {
 	struct exdb *db = c->w->db;
 	const void *mem;
-	uint32_t block;
+	struct map_slot slot;
 	unsigned int done;
 	int ret = buffer_fix_shared(c->w, page, &mem);
 
 	if (ret)
 		return ret;
-	block = map_get(db, page);
-	if (block && !(state_load(page_state(db, page)) & STATE_DIRTY)) {
+	slot = map_get(db, page);
+	if (slot.block && !(state_load(page_state(db, page)) & STATE_DIRTY)) {
 		c->w->error_page = page;
-		ret = disk_read(db->backing_fd, &block, &buffer, 1, &done);
+		ret = disk_read(db->backing_fd, &slot.block, &buffer, 1, &done);
 		if (!ret)
-			ret = page_verify(buffer, page);
+			ret = map_verify(slot, buffer, page);
 		c->result->stored_pages++;
 	}
 	buffer_unfix_shared(c->w, page);

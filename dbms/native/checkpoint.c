@@ -27,18 +27,19 @@ int checkpoint_save(struct exdb_worker *w, uint64_t page)
 
 	if (!saved || !content)
 		goto err;
+	memcpy(content, exmap_page(db->ex, page), PAGE_SIZE);
+	page_seal(content);
 	ret = -ENOSPC;
 	pthread_mutex_lock(&db->blocks.lock);
 	if (!block_allocate(&db->blocks, &saved->block, 1, false)) {
 		pthread_mutex_unlock(&db->blocks.lock);
 		goto err;
 	}
-	memcpy(content, exmap_page(db->ex, page), PAGE_SIZE);
 	saved->content = content;
 	saved->next = db->saved;
 	db->saved = saved;
 	/* it is dirty still, so nobody reads the block before the copy is in it */
-	map_set(db, page, saved->block, true);
+	map_set(db, page, (struct map_slot){ saved->block, page_crc(content) }, true);
 	state_set_dirty(page_state(db, page), db->epoch);
 	pthread_mutex_unlock(&db->blocks.lock);
 	return 0;
@@ -65,7 +66,6 @@ static int write_saved(struct exdb_worker *w)
 		unsigned int done;
 
 		next = list->next;
-		page_seal(list->content);
 		if (!ret)
 			ret = disk_write(db->backing_fd, &list->block, &list->content, 1, &done);
 		count_up(&w->counts.written, !ret);

@@ -67,7 +67,8 @@ static void note_written(struct exdb *db, const uint64_t *pages, const uint32_t 
 
 		if (pending)
 			block_keep(&db->blocks, blocks[i]);
-		map_set(db, pages[i], blocks[i], pending);
+		map_set(db, pages[i], (struct map_slot){ blocks[i], page_crc(exmap_page(db->ex, pages[i])) },
+			pending);
 		state_end_writing(word, true);
 	}
 	pthread_mutex_unlock(&db->blocks.lock);

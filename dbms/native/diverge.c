@@ -16,7 +16,7 @@
 
 #include "freeze.h"
 
-/* The blocks that a freeze has for the pages from @i * MAP_SLOTS on. */
+/* Where a freeze has the pages from @i * MAP_SLOTS on. */
 static int read_blocks(const struct exdb_freeze *f, uint64_t i, struct map_page *out)
 {
 	long ret = exmap_snapshot_pread(f->snap, out, PAGE_SIZE, (f->db->map.first + i) * PAGE_SIZE);
@@ -29,7 +29,7 @@ static int read_blocks(const struct exdb_freeze *f, uint64_t i, struct map_page 
 /* The page is in its block as it was when it came there; blocks.lock is held. */
 static bool is_clean(const struct exdb *db, uint64_t page, uint32_t block)
 {
-	return !(state_load(page_state(db, page)) & STATE_DIRTY) && map_get(db, page) == block;
+	return !(state_load(page_state(db, page)) & STATE_DIRTY) && map_get(db, page).block == block;
 }
 
 static bool is_mapped(const struct exdb_freeze *f, uint64_t page)
@@ -72,8 +72,8 @@ static int judge_all(const struct exdb_freeze *f, const struct exdb_freeze *sinc
 			break;
 		pthread_mutex_lock(lock);
 		for (; page < end; page++)
-			judge(f, since, page, pages[0].blocks[page - first],
-			      pages[1].blocks[page - first], bits);
+			judge(f, since, page, pages[0].slots[page - first].block,
+			      pages[1].slots[page - first].block, bits);
 		pthread_mutex_unlock(lock);
 	}
 	return ret;

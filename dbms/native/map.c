@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "buffer.h"
+#include "node.h"
 
 #define GROUP	32u	/* map pages in one write */
 
@@ -55,13 +56,19 @@ int map_extend(struct exdb_worker *w, uint64_t page)
 	return ret;
 }
 
-uint32_t map_get(const struct exdb *db, uint64_t page)
+struct map_slot map_get(const struct exdb *db, uint64_t page)
 {
+	struct map_slot slot = { 0 };
 	uint64_t i = page / MAP_SLOTS;
 
-	if (i >= __atomic_load_n(&db->map.nr, __ATOMIC_ACQUIRE))
-		return 0;
-	return __atomic_load_n(&page_of(db, i)->blocks[page % MAP_SLOTS], __ATOMIC_RELAXED);
+	if (i < __atomic_load_n(&db->map.nr, __ATOMIC_ACQUIRE))
+		__atomic_load(&page_of(db, i)->slots[page % MAP_SLOTS], &slot, __ATOMIC_RELAXED);
+	return slot;
+}
+
+int map_verify(struct map_slot slot, const void *mem, uint64_t page)
+{
+	return page_crc(mem) == slot.crc ? node_verify(mem, page) : -EBADMSG;
 }
 
 /* The first change since the checkpoint began: keep what it wants. */
@@ -78,18 +85,18 @@ static void keep_image(struct exdb *db, uint64_t i)
 		db->map.error = -ENOMEM;
 }
 
-void map_set(struct exdb *db, uint64_t page, uint32_t block, bool pending)
+void map_set(struct exdb *db, uint64_t page, struct map_slot slot, bool pending)
 {
 	uint64_t i = page / MAP_SLOTS;
 	struct map_entry *entry = &db->map.entries[i];
-	uint32_t *slot = &page_of(db, i)->blocks[page % MAP_SLOTS];
-	uint32_t old = *slot;
+	struct map_slot *place = &page_of(db, i)->slots[page % MAP_SLOTS];
+	const uint32_t old = place->block;
 
 	keep_image(db, i);
-	__atomic_store_n(slot, block, __ATOMIC_RELAXED);
+	__atomic_store(place, &slot, __ATOMIC_RELAXED);
 	entry->changed = true;
 	if (pending && entry->image) {
-		entry->image->blocks[page % MAP_SLOTS] = block;
+		entry->image->slots[page % MAP_SLOTS] = slot;
 		entry->wanted = true;
 	}
 	if (old)
@@ -124,8 +131,7 @@ void map_end(struct exdb *db)
 }
 
 /* Seal @n pages and write them to new blocks; the old ones belong to the last checkpoint. */
-static int write_group(struct exdb *db, struct map_page *pages, uint32_t *const *places,
-		       unsigned int n)
+static int write_group(struct exdb *db, void *pages, uint32_t *const *places, unsigned int n)
 {
 	void *memory[GROUP];
 	uint32_t blocks[GROUP];
@@ -141,8 +147,8 @@ static int write_group(struct exdb *db, struct map_page *pages, uint32_t *const 
 	}
 	pthread_mutex_unlock(&db->blocks.lock);
 	for (i = 0; i < n; i++) {
-		page_seal(&pages[i]);
-		memory[i] = &pages[i];
+		memory[i] = (uint8_t *)pages + i * PAGE_SIZE;
+		page_seal(memory[i]);
 	}
 	return room ? disk_write(db->backing_fd, blocks, memory, n, &done) : -ENOSPC;
 }
@@ -167,13 +173,13 @@ static int write_pages(struct exdb *db, struct map_page *buffer, uint64_t *next)
 	return n ? write_group(db, buffer, places, n) : 0;
 }
 
-static int write_root(struct exdb *db, struct map_page *buffer, unsigned int i)
+static int write_root(struct exdb *db, struct map_root *buffer, unsigned int i)
 {
 	uint32_t *place = &db->map.roots[i];
-	uint64_t k, first = (uint64_t)i * MAP_SLOTS;
+	uint64_t k, first = (uint64_t)i * MAP_BLOCKS;
 
 	page_init(buffer, i, PAGE_MAP_ROOT, 0);
-	for (k = 0; k < MAP_SLOTS && first + k < db->map.image_nr; k++)
+	for (k = 0; k < MAP_BLOCKS && first + k < db->map.image_nr; k++)
 		buffer->blocks[k] = db->map.entries[first + k].block;
 	return write_group(db, buffer, &place, 1);
 }
@@ -181,7 +187,7 @@ static int write_root(struct exdb *db, struct map_page *buffer, unsigned int i)
 int map_write(struct exdb *db)
 {
 	struct map *map = &db->map;
-	struct map_page *buffer = aligned_alloc(PAGE_SIZE, GROUP * PAGE_SIZE);
+	void *buffer = aligned_alloc(PAGE_SIZE, GROUP * PAGE_SIZE);
 	uint64_t next = 0;
 	unsigned int i;
 	int ret = map->error;
@@ -190,7 +196,7 @@ int map_write(struct exdb *db)
 		return -ENOMEM;
 	while (!ret && next < map->image_nr)
 		ret = write_pages(db, buffer, &next);
-	map->nr_roots = map_pages_for(map->image_nr);
+	map->nr_roots = map_roots_for(map->image_nr);
 	for (i = 0; !ret && i < map->nr_roots; i++)
 		ret = write_root(db, buffer, i);
 	free(buffer);
@@ -221,7 +227,7 @@ static int take_blocks(struct exdb_worker *w, uint64_t i, uint64_t pages, uint64
 	unsigned int k;
 
 	for (k = 0; k < MAP_SLOTS; k++) {
-		uint32_t block = page->blocks[k];
+		uint32_t block = page->slots[k].block;
 
 		if (!block)
 			continue;
@@ -250,15 +256,15 @@ static int load_page(struct exdb_worker *w, uint32_t block, uint64_t pages, uint
 int map_load(struct exdb_worker *w, uint64_t nr, uint64_t pages)
 {
 	struct exdb *db = w->db;
-	struct map_page *root = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+	struct map_root *root = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
 	struct exmap_info info = { 0 };
 	int ret = exmap_info(db->ex, &info);
 
 	if (!root)
 		return -ENOMEM;
 	while (!ret && db->map.nr < nr) {
-		unsigned int i = db->map.nr % MAP_SLOTS;
-		unsigned int r = db->map.nr / MAP_SLOTS;
+		unsigned int i = db->map.nr % MAP_BLOCKS;
+		unsigned int r = db->map.nr / MAP_BLOCKS;
 
 		if (!i)
 			ret = read_page(w, db->map.roots[r], root, r, PAGE_MAP_ROOT);

@@ -13,23 +13,45 @@
 
 #include "page.h"
 
-#define MAP_SLOTS	((PAGE_SIZE - (unsigned int)sizeof(struct page_header)) / 4)
+#define MAP_SLOTS	((PAGE_SIZE - (unsigned int)sizeof(struct page_header)) / 8)
+#define MAP_BLOCKS	((PAGE_SIZE - (unsigned int)sizeof(struct page_header)) / 4)
 #define MAP_ROOTS_MAX	900u
 
 struct exdb;
 struct exdb_worker;
 
 /**
- * struct map_page - a page of the map, or of its roots
+ * struct map_slot - where a page is, and what must be there
+ * @block: 0 for nowhere
+ * @crc: CRC32C of the page as it was written, so that what a write has not replaced is noticed
+ */
+struct map_slot {
+	uint32_t block;
+	uint32_t crc;
+} __attribute__((aligned(8)));
+
+/**
+ * struct map_page - a page of the map
  * @header: its number is its place among its kind
- * @blocks: of the pages from number * MAP_SLOTS on, 0 for none; in a root those of map pages
+ * @slots: of the pages from number * MAP_SLOTS on
  */
 struct map_page {
 	struct page_header header;
-	uint32_t blocks[MAP_SLOTS];
+	struct map_slot slots[MAP_SLOTS];
+};
+
+/**
+ * struct map_root - a page of the map's roots
+ * @header: likewise
+ * @blocks: of the map pages from number * MAP_BLOCKS on
+ */
+struct map_root {
+	struct page_header header;
+	uint32_t blocks[MAP_BLOCKS];
 };
 
 static_assert(sizeof(struct map_page) == PAGE_SIZE, "on-disk format");
+static_assert(sizeof(struct map_root) == PAGE_SIZE, "on-disk format");
 
 /**
  * struct map_entry - a map page of an open database
@@ -74,17 +96,25 @@ static inline uint64_t map_pages_for(uint64_t pages)
 	return (pages + MAP_SLOTS - 1) / MAP_SLOTS;
 }
 
+static inline uint64_t map_roots_for(uint64_t map_pages)
+{
+	return (map_pages + MAP_BLOCKS - 1) / MAP_BLOCKS;
+}
+
 int map_init(struct exdb *db, uint64_t first, uint64_t max);
 void map_exit(struct exdb *db);
 
 /* Make the map long enough for @page. */
 int map_extend(struct exdb_worker *w, uint64_t page);
 
-/* The block of a page whose latch we hold; 0 if it was never written. */
-uint32_t map_get(const struct exdb *db, uint64_t page);
+/* Where a page is whose latch we hold. */
+struct map_slot map_get(const struct exdb *db, uint64_t page);
 
-/* The page lies in @block now, and does for the running checkpoint as well if it is @pending. */
-void map_set(struct exdb *db, uint64_t page, uint32_t block, bool pending);
+/* As node_verify(), of a page that was read from where @slot says. */
+int map_verify(struct map_slot slot, const void *mem, uint64_t page);
+
+/* The page lies in @slot now, and does for the running checkpoint as well if it is @pending. */
+void map_set(struct exdb *db, uint64_t page, struct map_slot slot, bool pending);
 
 /* A checkpoint begins, writes its image of the map, and ends. */
 void map_begin(struct exdb *db);

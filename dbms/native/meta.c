@@ -107,7 +107,7 @@ static int check(const struct meta_page *meta)
 	if (meta->header.type != PAGE_META || meta->format != META_FORMAT ||
 	    meta->page_size != PAGE_SIZE)
 		return -EPROTONOSUPPORT;
-	if (map_pages_for(map_pages_for(state->next_page)) > MAP_ROOTS_MAX ||
+	if (map_roots_for(map_pages_for(state->next_page)) > MAP_ROOTS_MAX ||
 	    state->nr_map < map_pages_for(state->next_page) ||
 	    state->free_page >= state->next_page || meta->log_blocks < EXDB_LOG_MIN ||
 	    state->lsn % sizeof(uint64_t))
@@ -167,7 +167,7 @@ int meta_read(struct exdb_worker *w)
 		db->checkpoint = meta->state;
 		db->log.id = meta->log_id;
 		db->log.size = (uint64_t)meta->log_blocks * PAGE_SIZE;
-		db->map.nr_roots = map_pages_for(meta->state.nr_map);
+		db->map.nr_roots = map_roots_for(meta->state.nr_map);
 		memcpy(db->map.roots, meta->roots, sizeof(meta->roots));
 	}
 	free(meta);

@@ -62,6 +62,11 @@ static_assert(sizeof(struct free_page) == 40, "on-disk format");
 /* Make a fresh page of zeros with a header. */
 void page_init(void *page, uint64_t number, enum page_type type, unsigned int level);
 
+static inline uint32_t page_crc(const void *page)
+{
+	return ((const struct page_header *)page)->crc;
+}
+
 /* Write the checksum, before the page goes to the backing. */
 void page_seal(void *page);
 

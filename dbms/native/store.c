@@ -308,7 +308,7 @@ int exdb_failure(const struct exdb *db, uint64_t *page)
 int exdb_stored_page(struct exdb_worker *w, uint64_t page, void *out)
 {
 	struct exdb *db = w->db;
-	uint32_t block = page < db->data_pages ? map_get(db, page) : 0;
+	uint32_t block = page < db->data_pages ? map_get(db, page).block : 0;
 	void *mem = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
 	unsigned int done;
 	int ret = -ENOENT;

@@ -11,36 +11,36 @@
 #include "node.h"
 #include "state.h"
 
-/* The block that a page had, from the frozen map. */
-static int frozen_block(struct exdb_freeze *f, uint64_t page, uint32_t *block)
+/* Where a page was, from the frozen map. */
+static int frozen_slot(struct exdb_freeze *f, uint64_t page, struct map_slot *slot)
 {
 	const struct map *map = &f->db->map;
 	const uint64_t place = map->first + page / MAP_SLOTS;
-	uint64_t offset = place * PAGE_SIZE + offsetof(struct map_page, blocks);
+	uint64_t offset = place * PAGE_SIZE + offsetof(struct map_page, slots);
 	long ret;
 
-	offset += page % MAP_SLOTS * sizeof(*block);
-	ret = exmap_snapshot_pread(f->snap, block, sizeof(*block), offset);
+	offset += page % MAP_SLOTS * sizeof(*slot);
+	ret = exmap_snapshot_pread(f->snap, slot, sizeof(*slot), offset);
 	if (ret < 0)
 		return ret;
-	return ret == sizeof(*block) && *block ? 0 : -EUCLEAN;
+	return ret == sizeof(*slot) && slot->block ? 0 : -EUCLEAN;
 }
 
 static int load(struct exdb_freeze *f, uint64_t page, void *mem)
 {
 	unsigned int done;
-	uint32_t block;
+	struct map_slot slot;
 	int ret;
 
 	if (EXMAP_RES_MAPPED(f->words[page]))
 		return exdb_freeze_read(f, page, mem);
-	ret = frozen_block(f, page, &block);
+	ret = frozen_slot(f, page, &slot);
 	if (!ret)
-		ret = disk_read(f->db->backing_fd, &block, &mem, 1, &done);
+		ret = disk_read(f->db->backing_fd, &slot.block, &mem, 1, &done);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	count_up(&f->worker.counts.read, 1);
-	return node_verify(mem, page);
+	return map_verify(slot, mem, page);
 }
 
 int exdb_freeze_load(struct exdb_freeze *f, uint64_t first, uint64_t n, void *out)
@@ -212,6 +212,7 @@ static unsigned int run_length(const struct exdb_freeze *f, const uint64_t *page
 static unsigned int read_run(struct exdb_freeze *f, const uint64_t *pages, unsigned int n,
 			     struct cached *slot)
 {
+	struct map_slot slots[AHEAD_PAGES];
 	uint32_t blocks[AHEAD_PAGES];
 	void *memory[AHEAD_PAGES];
 	unsigned int i, done = 0;
@@ -222,11 +223,13 @@ static unsigned int read_run(struct exdb_freeze *f, const uint64_t *pages, unsig
 					   pages[0] * PAGE_SIZE);
 		return ret < 0 ? 0 : ret / PAGE_SIZE;
 	}
-	for (i = 0; i < n && !frozen_block(f, pages[i], &blocks[i]); i++)
+	for (i = 0; i < n && !frozen_slot(f, pages[i], &slots[i]); i++) {
+		blocks[i] = slots[i].block;
 		memory[i] = content_of(f, slot + i);
+	}
 	disk_read(f->db->backing_fd, blocks, memory, i, &done);
 	count_up(&f->worker.counts.read, done);
-	for (i = 0; i < done && !node_verify(memory[i], pages[i]); i++)
+	for (i = 0; i < done && !map_verify(slots[i], memory[i], pages[i]); i++)
 		;
 	return i;
 }

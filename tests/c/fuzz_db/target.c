@@ -250,6 +250,21 @@ static void seal_log(uint8_t *pages)
 	}
 }
 
+/* What the map says of the pages that it names. */
+static void note_checksums(uint8_t *pages, struct map_page *map)
+{
+	size_t i;
+
+	for (i = 0; i < MAP_SLOTS; i++) {
+		const uint64_t block = map->slots[i].block;
+
+		if (block >= META_COPIES && block < image_size / PAGE_SIZE) {
+			page_seal(pages + block * PAGE_SIZE);
+			map->slots[i].crc = page_crc(pages + block * PAGE_SIZE);
+		}
+	}
+}
+
 static void seal(uint8_t *pages)
 {
 	size_t i;
@@ -259,6 +274,8 @@ static void seal(uint8_t *pages)
 	for (i = 0; i < image_size / PAGE_SIZE; i++) {
 		struct page_header *header = (void *)(pages + i * PAGE_SIZE);
 
+		if (header->magic == PAGE_MAGIC && header->type == PAGE_MAP)
+			note_checksums(pages, (struct map_page *)header);
 		if (header->magic == PAGE_MAGIC)
 			page_seal(header);
 	}
