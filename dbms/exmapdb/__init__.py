@@ -11,8 +11,7 @@
 
 from exmapdb.backup import BackupResult, restore
 from exmapdb.column import Batch, Column
-from exmapdb.database import Backend, CheckResult, Database, Durability, Stats
-from exmapdb.database import open_database as open
+from exmapdb.database import Backend, CheckResult, Database, Stats
 from exmapdb.errors import (
     BackendUnavailableError,
     BackupError,
@@ -48,6 +47,8 @@ from exmapdb.errors import (
 )
 from exmapdb.frozen import FreezeStats, Frozen
 from exmapdb.layout import Index
+from exmapdb.opening import Durability
+from exmapdb.opening import open_database as open
 from exmapdb.schema import ColumnType, Field, Schema
 from exmapdb.snapshot import Snapshot
 from exmapdb.table import Table

@@ -210,7 +210,7 @@ def restore(
     appears under its name when it is whole.  options: as for `open`.  Every page is checked.
     Raises BackupError, FileExistsError, StorageError, OSError.
     """
-    from exmapdb.database import open_database
+    from exmapdb.opening import open_database
 
     chain = read_chain([Path(name) for name in files])
     last, path = chain[-1], Path(target)

@@ -19,10 +19,11 @@ from rich.table import Table as Grid
 
 from exmapdb.backup import BackupResult, restore
 from exmapdb.bench.cli import bench
-from exmapdb.database import Backend, Database, open_database
+from exmapdb.database import Backend, Database
 from exmapdb.demo import Demo, DemoConfig, DemoResult
 from exmapdb.errors import ExmapdbError
 from exmapdb.files import export_table, import_table
+from exmapdb.opening import open_database
 
 __all__ = ["app"]
 

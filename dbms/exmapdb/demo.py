@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exmapdb import flights
-from exmapdb.database import Backend, Database, Stats, open_database
+from exmapdb.database import Backend, Database, Stats
 from exmapdb.demo_snapshot import SnapshotResult, run_snapshot
 from exmapdb.flights import Carrier, Truth
+from exmapdb.opening import open_database
 from exmapdb.table import Table
 
 __all__ = ["Check", "Demo", "DemoConfig", "DemoResult", "Phase", "Reporter"]

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from exmapdb import arrow
 from exmapdb._core import ffi, lib
 from exmapdb.buffers import ScanBuffer
-from exmapdb.column import Batch, Column
+from exmapdb.column import Batch
 from exmapdb.errors import (
     ConflictError,
     DuplicateKeyError,
     InvalidValueError,
-    NullViolationError,
     RowTooLargeError,
     SchemaChangedError,
     SchemaError,
@@ -27,7 +26,8 @@ from exmapdb.errors import (
     UniqueError,
 )
 from exmapdb.layout import Index, Key, Layout
-from exmapdb.schema import ColumnType, Field, Schema
+from exmapdb.schema import Schema
+from exmapdb.vectors import make_vectors
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
@@ -142,7 +142,7 @@ class Table:
         if arrow.is_arrow(columns):
             columns = arrow.to_columns(columns, layout.schema.fields)
         given = columns.columns if isinstance(columns, Batch) else columns
-        vectors, keep, rows = self._input(layout, given)
+        vectors, keep, rows = make_vectors(layout, given)
         failed = ffi.new("uint64_t *")
         with self._session() as (worker, txn):
             code = lib.exdb_table_insert(
@@ -198,7 +198,7 @@ class Table:
         layout, schema = self._layout, self._layout.schema
         given = keys.columns if isinstance(keys, Batch) else keys
         self._check_key_columns(layout, given)
-        vectors, keep, rows = self._input(layout, {name: given[name] for name in schema.key}, key_only=True)
+        vectors, keep, rows = make_vectors(layout, {name: given[name] for name in schema.key}, key_only=True)
         deleted = ffi.new("uint64_t *")
         with self._session() as (worker, txn):
             code = lib.exdb_table_delete(worker.handle, txn, layout.handle, self.tree, vectors, rows, deleted)
@@ -264,7 +264,9 @@ class Table:
         layout = self._layout
         self._check_key_columns(layout, keys)
         names = layout.schema.names if columns is None else tuple(columns)
-        given, keep, rows = self._input(layout, {name: keys[name] for name in layout.info.key}, key_only=True)
+        given, keep, rows = make_vectors(
+            layout, {name: keys[name] for name in layout.info.key}, key_only=True
+        )
         found = np.empty(rows, np.bool_)
         buffer = ScanBuffer(
             layout.schema.fields, frozenset(names), rows, dict.fromkeys(names, lib.EXDB_ROW_MAX)
@@ -430,35 +432,6 @@ class Table:
         layout.encode_key(key, parts)
         return key
 
-    def _input(
-        self, layout: Layout, given: Mapping[str, Any], key_only: bool = False
-    ) -> tuple[Any, list[Any], int]:
-        """Return vectors for the native core, what keeps their memory, and the number of rows."""
-        schema = layout.schema
-        unknown = set(given) - set(schema.names)
-        if unknown:
-            raise SchemaError(f"table {self._name!r} has no column {', '.join(sorted(unknown))}")
-        columns = {
-            field.name: Column.of(field.type, given[field.name])
-            for field in schema.fields
-            if field.name in given
-        }
-        lengths = {len(column) for column in columns.values()}
-        if len(lengths) != 1:
-            raise SchemaError(f"columns of different lengths: {sorted(lengths)}")
-        rows = lengths.pop()
-        vectors = ffi.new("struct exdb_vector[]", len(schema.fields))
-        keep: list[Any] = []
-        for field, vector in zip(schema.fields, vectors, strict=True):
-            column = columns.get(field.name)
-            if column is None and key_only:
-                continue
-            if column is None:
-                column = _nulls(field.type, rows)
-            _check_nulls(field, column)
-            _point(vector, column, keep)
-        return vectors, keep, rows
-
     def _raise(self, code: int, page: int, row: int) -> Never:
         if code == -errno.EEXIST:
             raise DuplicateKeyError(self._name, row)
@@ -472,28 +445,3 @@ class Table:
         if code in (-errno.ESTALE, -errno.ECANCELED):
             raise ConflictError
         raise self._database.error(code, page)
-
-
-def _nulls(kind: ColumnType, rows: int) -> Column:
-    text = kind.has_offsets
-    values = np.zeros(0 if text else rows, kind.storage)
-    return Column(kind, values, np.zeros(rows, np.bool_), np.zeros(rows + 1, np.int32) if text else None)
-
-
-def _check_nulls(field: Field, column: Column) -> None:
-    if field.nullable or column.valid is None or column.valid.all():
-        return
-    row = int(np.argmin(column.valid))
-    raise NullViolationError(f"row {row}: column {field.name!r} takes no null")
-
-
-def _point(vector: Any, column: Column, keep: list[Any]) -> None:
-    def pin(kind: str, array: Any) -> Any:
-        keep.append(ffi.from_buffer(kind, np.ascontiguousarray(array)))
-        return keep[-1]
-
-    vector.values = pin("char[]", column.values)
-    if column.valid is not None:
-        vector.valid = pin("uint8_t[]", column.valid)
-    if column.offsets is not None:
-        vector.offsets = pin("int32_t[]", column.offsets)

@@ -18,7 +18,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from exmapdb.database import Backend, Database, open_database
+from exmapdb.database import Backend, Database
+from exmapdb.opening import open_database
 from exmapdb.table import Table
 
 __all__ = ["ENGINES", "FREEZABLE", "Engine", "Freezable", "Frozen", "FrozenTable", "Setup", "available"]

@@ -18,8 +18,9 @@ from exmapdb.bench.tpcc import MIX, Done, Engine, Terminal, Transactions, check_
 from exmapdb.bench.tpcc_data import Scale, load
 from exmapdb.bench.tpcc_exmapdb import ExmapdbTpcc
 from exmapdb.bench.tpcc_sqlite import SqliteTpcc
-from exmapdb.database import Backend, Database, open_database
+from exmapdb.database import Backend, Database
 from exmapdb.errors import ExmapdbError
+from exmapdb.opening import open_database
 
 __all__ = ["InconsistentError", "run_tpcc"]
 
