@@ -156,6 +156,18 @@ class DatabaseMachine(RuleBasedStateMachine):
             with pytest.raises(exmapdb.NoSuchTableError):
                 self.db.table(name)
 
+    @precondition(lambda self: self.txn is None and len(self.names) > 1)
+    @rule(pick=picks)
+    def drop_table(self, pick: int) -> None:
+        """Drop a table, but not the last one."""
+        name, _, table = self.pick(pick)
+        self.db.drop_table(name)
+        self.names.remove(name)
+        self.indexed.discard(name)
+        self.model = {row: text for row, text in self.model.items() if row[0] != name}
+        with pytest.raises(exmapdb.NoSuchTableError):
+            table.count()
+
     @rule(pick=picks, batch=batches, replace=st.booleans())
     def insert(self, pick: int, batch: dict[int, str], replace: bool) -> None:
         """Insert rows: all of them, or none."""

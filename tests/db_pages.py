@@ -18,6 +18,7 @@ MAGIC, INNER, LEAF, FREE, MAP, ROOT = 0x42445845, 2, 3, 4, 5, 6
 SLOTS = (PAGE - HEADER.size) // 8
 BLOCKS = (PAGE - HEADER.size) // 4
 DIRECTORY = 1
+DROPPED = 1 << 63
 NODE_SPACE = PAGE - HEADER.size - NODE.size
 
 
@@ -109,7 +110,7 @@ def check_file(path: Path) -> Census:
     free_page = meta.free_page
     for leaf in list(census.trees[DIRECTORY]):
         for root in leaf.values if not leaf.level else []:
-            check_tree(data, int.from_bytes(root, "little"), census)
+            check_tree(data, int.from_bytes(root, "little") & ~DROPPED, census)
     while free_page:
         assert header(data, free_page) == (FREE, 0)
         census.free.append(free_page)

@@ -109,11 +109,27 @@ class Catalog:
         if self._tables.within(txn).get(name) is not None:
             raise TableExistsError(f"there is a table {name!r} already")
         info = TableInfo(name, txn.create_tree(), 0, tuple(map(StoredColumn, schema.fields)), schema.key)
-        for place, field in enumerate(schema.fields):
-            key_place = schema.key.index(field.name) + 1 if field.name in schema.key else 0
-            self._put_column(txn, name, place, StoredColumn(field), key_place)
-        self._touch(txn, info)
+        self._put(txn, info)
         return info
+
+    def drop(self, txn: Transaction, name: str) -> None:
+        """Forget a table, and leave its trees to be given back. NoSuchTableError."""
+        info = self.load(name, txn)
+        txn.drop_tree(info.tree)
+        for index in info.indexes:
+            txn.drop_tree(index.tree)
+        self._forget(txn, info)
+
+    def rename(self, txn: Transaction, name: str, new: str) -> TableInfo:
+        """Write a table down under another name. SchemaError, NoSuchTableError, TableExistsError."""
+        info = self.load(name, txn)
+        check_name(new)
+        if self._tables.within(txn).get(new) is not None:
+            raise TableExistsError(f"there is a table {new!r} already")
+        self._forget(txn, info)
+        renamed = replace(info, name=new)
+        self._put(txn, renamed)
+        return renamed
 
     def add_column(self, txn: Transaction, name: str, field: Field) -> None:
         """Add a column, which is null in the rows that there are. SchemaError, NoSuchTableError."""
@@ -128,7 +144,8 @@ class Catalog:
         if len(info.columns) == lib.EXDB_COLUMNS_MAX:
             raise SchemaError(f"a table has had {lib.EXDB_COLUMNS_MAX} columns at most")
         version = next_version(info)
-        self._put_column(txn, name, len(info.columns), StoredColumn(field, version))
+        changed = replace(info, columns=(*info.columns, StoredColumn(field, version)))
+        self._put_column(txn, changed, len(info.columns))
         self._touch(txn, info, version)
 
     def drop_column(self, txn: Transaction, name: str, column: str) -> None:
@@ -139,9 +156,33 @@ class Catalog:
         if column in info.key or users:
             raise SchemaError(f"column {column!r} is part of {', '.join(users) or 'the key'}")
         version = next_version(info)
-        old = info.columns[place]
-        self._put_column(txn, name, place, StoredColumn(old.field, old.added, version))
+        columns = list(info.columns)
+        columns[place] = replace(columns[place], dropped=version)
+        self._put_column(txn, replace(info, columns=tuple(columns)), place)
         self._touch(txn, info, version)
+
+    def rename_column(self, txn: Transaction, name: str, column: str, new: str) -> None:
+        """Write a column down under another name, in the indexes too. SchemaError, NoSuchTableError."""
+        info = self.load(name, txn)
+        check_name(new)
+        if new in info.schema.names:
+            raise SchemaError(f"table {name!r} has a column {new!r} already")
+        place = info.place(column)
+        old = info.columns[place]
+        self._forget(txn, info)
+        columns = list(info.columns)
+        columns[place] = replace(old, field=replace(old.field, name=new))
+        self._put(
+            txn,
+            replace(
+                info,
+                columns=tuple(columns),
+                key=swap_name(info.key, column, new),
+                indexes=tuple(
+                    replace(index, columns=swap_name(index.columns, column, new)) for index in info.indexes
+                ),
+            ),
+        )
 
     def create_index(
         self,
@@ -172,14 +213,28 @@ class Catalog:
         self._put_index(txn, name, replace(known, unfinished=False))
         self._touch(txn, info)
 
-    def drop_index(self, txn: Transaction, name: str, index: str) -> int:
-        """Forget an index, finished or not, and return its tree. NoSuchIndexError, NoSuchTableError."""
+    def drop_index(self, txn: Transaction, name: str, index: str) -> None:
+        """Forget an index, finished or not. NoSuchIndexError, NoSuchTableError."""
         info = self.load(name, txn)
         unfinished = any(known.name == index and known.unfinished for known in info.indexes)
         known = info.indexes[info.index_number(index, unfinished)]
+        txn.drop_tree(known.tree)
         self._delete_index(txn, name, known)
         self._touch(txn, info)
-        return known.tree
+
+    def _put(self, txn: Transaction, info: TableInfo) -> None:
+        for place in range(len(info.columns)):
+            self._put_column(txn, info, place)
+        for index in info.indexes:
+            self._put_index(txn, info.name, index)
+        self._touch(txn, info)
+
+    def _forget(self, txn: Transaction, info: TableInfo) -> None:
+        for index in info.indexes:
+            self._delete_index(txn, info.name, index)
+        for place in range(len(info.columns)):
+            self._columns.within(txn).delete((info.name, place))
+        self._tables.within(txn).delete(info.name)
 
     def _put_index(self, txn: Transaction, name: str, index: Index) -> None:
         for place, column in enumerate(index.columns):
@@ -194,17 +249,18 @@ class Catalog:
         row = {"name": info.name, "tree": info.tree}
         self._tables.within(txn).upsert(row | {"version": info.version if version is None else version})
 
-    def _put_column(
-        self, txn: Transaction, table: str, place: int, column: StoredColumn, key_place: int = 0
-    ) -> None:
+    def _put_column(self, txn: Transaction, info: TableInfo, place: int) -> None:
+        column = info.columns[place]
+        field = column.field
+        in_key = field.name in info.key and not column.dropped
         self._columns.within(txn).upsert(
             {
-                "table": table,
+                "table": info.name,
                 "place": place,
-                "name": column.field.name,
-                "type": column.field.type.stored,
-                "nullable": column.field.nullable,
-                "key_place": key_place,
+                "name": field.name,
+                "type": field.type.stored,
+                "nullable": field.nullable,
+                "key_place": info.key.index(field.name) + 1 if in_key else 0,
                 "added": column.added,
                 "dropped": column.dropped,
             }
@@ -216,6 +272,11 @@ def read_rows(table: Table, low: tuple[Any, ...], high: tuple[Any, ...]) -> Iter
     for batch in table.scan(low, high):
         for values in batch.to_rows():
             yield dict(zip(batch.columns, values, strict=True))
+
+
+def swap_name(names: tuple[str, ...], old: str, new: str) -> tuple[str, ...]:
+    """Return the names with another one in place of the old."""
+    return tuple(new if name == old else name for name in names)
 
 
 def stored_name(index: Index) -> str:

@@ -17,7 +17,13 @@ from exmapdb._core import ffi, lib
 from exmapdb.backup import BackupResult, Kept, write_backup
 from exmapdb.buffers import BufferPool
 from exmapdb.catalog import Catalog
-from exmapdb.errors import ConflictError, NoSuchTableError, StorageError, from_code
+from exmapdb.errors import (
+    ConflictError,
+    DatabaseClosedError,
+    NoSuchTableError,
+    StorageError,
+    from_code,
+)
 from exmapdb.frozen import Frozen
 from exmapdb.indexing import build_index, has_leftover
 from exmapdb.layout import Layout
@@ -112,9 +118,45 @@ class Database:
     def table(self, name: str) -> Table:
         """Return a table. NoSuchTableError."""
         with self._lock:
-            if name not in self._tables:
-                self._tables[name] = Table(self, self.load_layout(name))
-            return self._tables[name]
+            known = self._tables.get(name)
+            if known is None:
+                known = self._tables[name] = Table(self, self.load_layout(name))
+            try:
+                known.refresh()
+            except NoSuchTableError:
+                del self._tables[name]
+                raise
+            return known
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table with its indexes, and give its pages back; transactions under way conflict.
+
+        Snapshots that are older still have it. Whoever holds the table gets NoSuchTableError, or the new one
+        if another is made under its name.  Its pages are given back in parts, without reading its rows; what
+        a crash leaves of them is given back by the next opening, or the next drop.
+        NoSuchTableError, StorageError.
+        """
+        self.run(lambda txn: txn.drop_table(name))
+
+    def rename_table(self, name: str, new: str) -> None:
+        """Give a table another name; whoever holds it under the old one gets NoSuchTableError.
+
+        Raises what add_column raises, and TableExistsError.
+        """
+        self.run(lambda txn: txn.rename_table(name, new))
+
+    def rename_column(self, table: str, column: str, new: str) -> None:
+        """Give a column another name, in the key and the indexes too. Raises what add_column raises."""
+        self.run(lambda txn: txn.rename_column(table, column, new))
+
+    def free_dropped(self) -> None:
+        """Give back the pages of what was dropped.
+
+        What cannot be given back now, since a page cannot be read or the database was closed, waits for the
+        next call or opening.
+        """
+        with contextlib.suppress(DatabaseClosedError), self.worker() as worker:
+            lib.exdb_trees_free(worker.handle)
 
     def add_column(self, table: str, column: str, kind: str) -> None:
         """Add a column, as `int32?`, which is null in the rows that there are; none of them is written.
@@ -147,12 +189,11 @@ class Database:
             build_index(self, table, index, names, unique, lib.exdb_index_rows(self._handle))
 
     def drop_index(self, table: str, index: str) -> None:
-        """Drop an index, and give its pages back. NoSuchIndexError, NoSuchTableError, StorageError."""
-        tree = self.run(lambda txn: txn.drop_index(table, index))
-        with self.worker() as worker:
-            code = lib.exdb_tree_clear(worker.handle, tree)
-            if code:
-                raise self.error(code, worker.error_page)
+        """Drop an index, and give its pages back as drop_table does.
+
+        NoSuchIndexError, NoSuchTableError, StorageError.
+        """
+        self.run(lambda txn: txn.drop_index(table, index))
 
     @property
     def generation(self) -> int:
@@ -178,7 +219,6 @@ class Database:
         # none if it is the transaction's own
         with contextlib.suppress(NoSuchTableError):
             table = self.table(name)
-            table.refresh()
             # the native core checks, at commit, that the catalog has not changed
             if table.layout.generation == generation:
                 return table.layout

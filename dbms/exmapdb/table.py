@@ -385,8 +385,9 @@ class Table:
             with self._session() as (worker, _):
                 vectors = [buffer.vectors for buffer in buffers]
                 got = fill(worker.handle, scan, vectors, rows, count, batch_rows)
-                if got < 0:
-                    self._raise(got, worker.error_page, 0)
+                page = worker.error_page if got < 0 else 0
+            if got < 0:
+                self._raise_in_scan(got, page)
             if got:
                 texts = buffers[0].learn(rows[0])
             for place, buffer in enumerate(buffers):
@@ -431,6 +432,14 @@ class Table:
         key = ffi.new("struct exdb_key *")
         layout.encode_key(key, parts)
         return key
+
+    def _raise_in_scan(self, code: int, page: int) -> Never:
+        try:
+            self._raise(code, page, 0)
+        except SchemaChangedError:
+            # if the table was dropped, that says more
+            self.refresh()
+            raise
 
     def _raise(self, code: int, page: int, row: int) -> Never:
         if code == -errno.EEXIST:

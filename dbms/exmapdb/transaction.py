@@ -15,6 +15,7 @@ from exmapdb.errors import (
     InvalidValueError,
     NoSuchTableError,
     RowTooLargeError,
+    SchemaError,
     TransactionEndedError,
     UniqueError,
 )
@@ -30,7 +31,7 @@ __all__ = ["Transaction"]
 
 
 class GoneView:
-    """What a table shows whose making was rolled back."""
+    """What a table shows that was dropped, or whose making was rolled back."""
 
     writable: ClassVar[bool] = True
     background = False
@@ -63,6 +64,9 @@ class Transaction:
         # one object for each name, so that whoever has it sees what the transaction makes of the table
         self._tables: dict[str, Table] = {}
         self._altered: set[str] = set()
+        # those that it has dropped: a savepoint may bring them back
+        self._gone: dict[str, Table] = {}
+        self._drops = False
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +86,8 @@ class Transaction:
 
     def table(self, name: str) -> Table:
         """Return a table as the transaction sees it. NoSuchTableError."""
+        if name not in self._tables and name in self._altered:
+            return self._reload(name)
         if name not in self._tables:
             self._tables[name] = Table(self._database, self._database.find_layout(name, self), self)
         return self._tables[name]
@@ -92,6 +98,23 @@ class Transaction:
         """Make a table; it is there for others once this has committed. See Database.create_table."""
         generation = self._database.generation
         return self._show(self._database.catalog.create(self, name, Schema.of(schema, key)), generation)
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table. See Database.drop_table."""
+        self._database.catalog.drop(self, name)
+        self._hide(name)
+
+    def rename_table(self, name: str, new: str) -> None:
+        """Give a table another name. See Database.rename_table."""
+        generation = self._database.generation
+        info = self._database.catalog.rename(self, name, new)
+        self._hide(name)
+        self._show(info, generation)
+
+    def rename_column(self, table: str, column: str, new: str) -> None:
+        """Give a column another name. See Database.rename_column."""
+        self._database.catalog.rename_column(self, table, column, new)
+        self._reload(table)
 
     def add_column(self, table: str, column: str, kind: str) -> None:
         """Add a column. See Database.add_column."""
@@ -145,11 +168,10 @@ class Transaction:
             raise self._database.error(code, page)
         return bool(code)
 
-    def drop_index(self, table: str, index: str) -> int:
-        """Forget an index, and return the number of its tree. See Database.drop_index."""
-        tree = self._database.catalog.drop_index(self, table, index)
+    def drop_index(self, table: str, index: str) -> None:
+        """Drop an index. See Database.drop_index."""
+        self._database.catalog.drop_index(self, table, index)
         self._reload(table)
-        return tree
 
     def _reload(self, name: str) -> Table:
         """Read again what the transaction sees of a table."""
@@ -160,20 +182,41 @@ class Transaction:
         """Let all who have the table see what the transaction has made of it."""
         layout = Layout(info, generation)
         self._altered.add(info.name)
-        if info.name in self._tables:
-            self._tables[info.name].become(layout, self)
+        shown = self._tables.get(info.name) or self._gone.pop(info.name, None)
+        if shown is None:
+            shown = Table(self._database, layout, self)
         else:
-            self._tables[info.name] = Table(self._database, layout, self)
-        return self._tables[info.name]
+            shown.become(layout, self)
+        self._tables[info.name] = shown
+        return shown
+
+    def _hide(self, name: str) -> None:
+        """Let all who have the table see that it is gone."""
+        self._altered.add(name)
+        gone = self._tables.pop(name, None)
+        if gone is not None:
+            gone.become(gone.layout, GoneView(name))
+            self._gone[name] = gone
 
     def create_tree(self) -> int:
         """Return the number of a new tree, which will be there once this has committed."""
         tree = ffi.new("uint32_t *")
         with self.session() as (_, handle):
             code = lib.exdb_table_create(handle, tree)
+        if code == -errno.ENFILE:
+            most = lib.EXDB_TREES_MAX - 1
+            raise SchemaError(f"a database has at most {most} tables and indexes: drop some")
         if code:
             raise self._database.error(code, 0)
         return int(tree[0])
+
+    def drop_tree(self, tree: int) -> None:
+        """Give a tree up once this has committed, which has to change the catalog after this call."""
+        with self.session() as (_, handle):
+            code = lib.exdb_tree_drop(handle, tree)
+        if code:
+            raise self._database.error(code, 0)
+        self._drops = True
 
     def savepoint(self) -> int:
         """Return what rollback_to takes to forget all that is written from now on."""
@@ -193,9 +236,7 @@ class Transaction:
             try:
                 self._reload(name)
             except NoSuchTableError:
-                self._altered.remove(name)
-                gone = self._tables.pop(name)
-                gone.become(gone.layout, GoneView(name))
+                self._hide(name)
 
     def is_current(self) -> bool:
         """Return whether all that was read is still as it was: if not, commit would fail."""
@@ -215,6 +256,8 @@ class Transaction:
             raise ConflictError
         if code:
             raise self._database.error(code, page)
+        if self._drops:
+            self._database.free_dropped()
 
     def rollback(self) -> None:
         """Forget all that it has written; does nothing if it has ended."""

@@ -107,6 +107,13 @@ int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry 
 int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys, size_t n,
 		 size_t *removed);
 
+/*
+ * Give back a part of the pages of a tree that nobody uses any more: 1 if there is more, 0 if the root is
+ * an empty leaf, and the only page.  Bring in what that will need.
+ */
+int btree_trim(struct exdb_worker *w, uint64_t root);
+int btree_trim_probe(struct exdb_worker *w, uint64_t root);
+
 /**
  * struct btree_touched - leaves that a transaction is about to change
  * @leaves: how many

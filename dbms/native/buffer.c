@@ -123,7 +123,7 @@ static int read_page(struct exdb_worker *w, uint64_t page)
  * The page fault: the word is exclusive and ours, the page absent.  If it is the
  * eviction that fails, the error is about the page that could not be written.
  */
-static int fault(struct exdb_worker *w, uint64_t page)
+static int fault(struct exdb_worker *w, uint64_t page, bool read)
 {
 	struct exdb *db = w->db;
 	int ret;
@@ -136,7 +136,7 @@ static int fault(struct exdb_worker *w, uint64_t page)
 	}
 	pthread_rwlock_rdlock(&db->loading);
 	ret = populate(w, &page, 1);
-	if (!ret)
+	if (!ret && read)
 		ret = read_page(w, page);
 	if (ret)
 		abandon(w, page);
@@ -144,7 +144,7 @@ static int fault(struct exdb_worker *w, uint64_t page)
 	if (ret)
 		return ret;
 	buffer_note_resident(db, page);
-	count_up(&w->counts.misses, 1);
+	count_up(&w->counts.misses, read);
 	return 0;
 }
 
@@ -176,7 +176,7 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 		if (state == STATE_EVICTED) {
 			if (!state_try_exclusive(word, v))
 				continue;
-			ret = fault(w, page);
+			ret = fault(w, page, true);
 			if (ret)
 				return ret;
 			state_release_exclusive(word, STATE_SHARED_FIRST);
@@ -207,7 +207,7 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 		if (state == STATE_EVICTED) {
 			if (!state_try_exclusive(word, v))
 				continue;
-			ret = fault(w, page);
+			ret = fault(w, page, true);
 			if (ret)
 				return ret;
 			break;
@@ -228,6 +228,21 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 	}
 	*out = exmap_page(w->db->ex, page);
 	return 0;
+}
+
+int buffer_fix_unread(struct exdb_worker *w, uint64_t page, void **out)
+{
+	uint64_t *word, v;
+	int ret = find_word(w, page, &word);
+
+	if (ret)
+		return ret;
+	v = state_load(word);
+	if (state_of(v) != STATE_EVICTED || !state_try_exclusive(word, v))
+		return buffer_fix_exclusive(w, page, out);
+	ret = fault(w, page, false);
+	*out = exmap_page(w->db->ex, page);
+	return ret ? ret : 1;
 }
 
 void buffer_unfix_shared(struct exdb_worker *w, uint64_t page)

@@ -74,7 +74,7 @@ struct exdb_worker {
  * @ex: the region: the pages of the trees, then those of the page map
  * @states: a state word for each page of the region
  * @frames: the last page known in each frame; 0 for none (there is no page 0)
- * @roots: the root page of each tree; written under @commit
+ * @trees: what their numbers mean
  * @pool_pages: number of frames
  * @used: frames that are taken or reserved
  * @limit: evict beyond this number; less while freezes hold frames
@@ -89,7 +89,8 @@ struct exdb_worker {
  * @free_page: the first page of the free list, 0 for none; protected by @commit
  * @nr_free: its length; likewise
  * @schema: grows with each change of the catalog; written under @commit
- * @next_tree: the first number that no tree has
+ * @nr_trees: the first number that no tree has had; written under @commit
+ * @free_tree: no number below it is free; likewise
  * @backing_fd: the caller's
  * @level: enum exdb_durability
  * @blocks: where pages may be written
@@ -106,6 +107,7 @@ struct exdb_worker {
  * @recovered: transactions that were replayed at open
  * @failed: the first error after which nothing may change any more, or 0
  * @failed_page: the page it was about
+ * @trimming: one thread at a time gives back what was dropped; taken before @checkpointing
  * @checkpointing: one checkpoint at a time; taken before @commit
  * @commit: whoever changes trees: one transaction at a time is validated, logged and applied
  * @keeper: the housekeeping thread; its channel is behind those that are lent
@@ -117,7 +119,7 @@ struct exdb {
 	struct exmap *ex;
 	uint64_t *states;
 	uint64_t *frames;
-	uint64_t *roots;
+	struct tree *trees;
 	uint64_t pool_pages;
 	uint64_t used;
 	uint64_t limit;
@@ -132,7 +134,8 @@ struct exdb {
 	uint64_t free_page;
 	uint64_t nr_free;
 	uint64_t schema;
-	uint32_t next_tree;
+	uint32_t nr_trees;
+	uint32_t free_tree;
 	int backing_fd;
 	uint32_t level;
 	struct blocks blocks;
@@ -149,6 +152,7 @@ struct exdb {
 	uint64_t recovered;
 	int failed;
 	uint64_t failed_page;
+	pthread_mutex_t trimming;
 	pthread_mutex_t checkpointing;
 	pthread_mutex_t commit;
 	struct keeper keeper;
@@ -165,6 +169,12 @@ static inline uint64_t *page_state(const struct exdb *db, uint64_t page)
 /* Make @page resident and latch it.  -EBADMSG, -EUCLEAN, -ENOBUFS or an error of I/O. */
 int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out);
 int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out);
+
+/*
+ * As buffer_fix_exclusive, for who overwrites the page: 1 if it was absent, and has a frame now with
+ * anything in it.
+ */
+int buffer_fix_unread(struct exdb_worker *w, uint64_t page, void **out);
 
 void buffer_unfix_shared(struct exdb_worker *w, uint64_t page);
 void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty);

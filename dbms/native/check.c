@@ -167,9 +167,9 @@ static int check_all(struct check *c, void *buffer)
 	uint32_t tree;
 	int ret = check_tree(c, DIRECTORY_ROOT);
 
-	for (tree = 1; tree < EXDB_TREES_MAX && tree < db->next_tree && !ret; tree++)
-		if (tree_root(db, tree))
-			ret = check_tree(c, tree_root(db, tree));
+	for (tree = 1; tree < db->nr_trees && !ret; tree++)
+		if (db->trees[tree].root)
+			ret = check_tree(c, db->trees[tree].root & ~TREE_DROPPED);
 	if (!ret)
 		ret = check_free_list(c);
 	for (page = 1; page < db->next_page && !ret; page++) {

@@ -111,6 +111,8 @@ static int validate(struct exdb_worker *w, const struct op_list *ops, size_t *op
 
 	if (ret)
 		return ret;
+	if (!touched.leaves)
+		return 0;
 	/* one alone faults as quickly */
 	if (touched.nr > 1)
 		btree_unshare(w, &touched);
@@ -177,7 +179,7 @@ int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_t
 	count_committer(&db->log, 1);
 	ret = log_and_apply(w, ops, txn, result, &end);
 	pthread_mutex_unlock(&db->commit);
-	if (!ret && db->level != EXDB_ASYNC) {
+	if (!ret && !ops->relaxed && db->level != EXDB_ASYNC) {
 		ret = log_wait(&db->log, end);
 		if (ret) {
 			checkpoint_fail(db, ret, UINT64_MAX);

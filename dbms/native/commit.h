@@ -9,12 +9,15 @@
 #define EXDB_COMMIT_H
 
 #include "btree.h"
+#include "trees.h"
 
 enum op_kind {
 	OP_CREATE = 1,	/* make the tree; no key */
 	OP_INSERT = 2,	/* the key must not be there */
 	OP_PUT = 3,	/* insert or replace */
 	OP_DELETE = 4,	/* whether the key is there or not; no value */
+	OP_DROP = 5,	/* the tree is nobody's any more; no key */
+	OP_TRIM = 6,	/* give back a part of its pages; no key */
 };
 
 /**
@@ -42,6 +45,7 @@ static_assert(sizeof(struct op_header) == 12, "on-disk format");
  * @room: allocated
  * @schema: db->schema must be this, unless it is 0
  * @catalog: the catalog changes
+ * @relaxed: nobody waits for it to be on the disk
  */
 struct op_list {
 	uint8_t *bytes;
@@ -49,6 +53,7 @@ struct op_list {
 	size_t room;
 	uint64_t schema;
 	bool catalog;
+	bool relaxed;
 };
 
 void op_list_free(struct op_list *ops);
@@ -59,7 +64,7 @@ int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
 /* What came of a commit. */
 struct commit_result {
 	size_t op;	/* the operation that failed, counted from 0 */
-	size_t removed;	/* rows that deletes have found */
+	size_t removed;	/* rows that deletes have found; 1 if there is more to trim */
 };
 
 /*
@@ -70,20 +75,9 @@ struct commit_result {
 int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_txn *txn,
 	   struct commit_result *result);
 
-/* The root of a tree that there is. */
-static inline uint64_t tree_root(const struct exdb *db, uint32_t tree)
-{
-	return __atomic_load_n(&db->roots[tree], __ATOMIC_ACQUIRE);
-}
-
 /* apply.c: for recovery, and with the commit lock held. */
 int apply_ops(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *removed);
 int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *op,
 		struct btree_touched *touched);
-
-/* apply.c: the tree of trees, which has no number. */
-#define DIRECTORY_ROOT	1u
-int directory_create(struct exdb_worker *w);
-int directory_load(struct exdb_worker *w);
 
 #endif /* EXDB_COMMIT_H */

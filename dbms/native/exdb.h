@@ -23,6 +23,7 @@
  *	-EMSGSIZE	a key or row is too large for a page
  *	-EDOM		NaN in a key
  *	-ESTALE		the catalog has changed since the layout was made
+ *	-ENFILE		there are EXDB_TREES_MAX trees
  *	-EAGAIN		see exdb_resident_worker
  *	-ENOTUNIQ	another row has the same values; exdb_error_index says in which index
  *
@@ -263,6 +264,13 @@ int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint);
 
 /* The calls on tables: @txn is NULL for a transaction of its own. */
 int exdb_table_create(struct exdb_txn *txn, uint32_t *tree);
+/*
+ * The tree is nobody's any more once the transaction has committed, which has to change the catalog after
+ * this call.  Its pages stay until exdb_trees_free, or the next opening.
+ */
+int exdb_tree_drop(struct exdb_txn *txn, uint32_t tree);
+/* Give back the pages of all trees that were dropped, in several transactions; the first error. */
+int exdb_trees_free(struct exdb_worker *w);
 int exdb_table_insert(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout, uint32_t tree,
 		      const struct exdb_vector *columns, uint64_t rows, bool replace,
 		      uint64_t *row);
@@ -295,8 +303,6 @@ int exdb_index_fill(struct exdb_worker *w, struct exdb_txn *txn, const struct ex
 		    uint32_t index, struct exdb_key *from, uint64_t rows);
 /* Rows whose entries in one index fit a transaction, whatever they have. */
 uint64_t exdb_index_rows(const struct exdb *db);
-/* Remove all entries of an index that nobody uses any more, in several transactions. */
-int exdb_tree_clear(struct exdb_worker *w, uint32_t tree);
 void exdb_scan_free(struct exdb_scan *scan);
 long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector *columns,
 		    uint64_t rows);

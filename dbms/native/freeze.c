@@ -10,6 +10,7 @@
 
 #include "freeze.h"
 #include "state.h"
+#include "trees.h"
 
 #define LIMIT_MIN	(EXDB_POOL_MIN / 2 - 1)
 #define MIN(a, b)	((a) < (b) ? (a) : (b))
@@ -134,6 +135,10 @@ static int freeze(struct exdb_worker *w, struct exdb_freeze *f)
 	f->free_page = db->free_page;
 	f->nr_free = db->nr_free;
 	f->schema = db->schema;
+	f->nr_trees = db->nr_trees;
+	f->roots = trees_copy(db);
+	if (!f->roots && !ret)
+		ret = -ENOMEM;
 	if (!ret)
 		ret = remember_states(f);
 	if (!ret)
@@ -172,6 +177,7 @@ void exdb_thaw(struct exdb_freeze *f)
 	free(f->memory);
 	free(f->words);
 	free(f->states);
+	free(f->roots);
 	free(f);
 }
 
@@ -232,6 +238,11 @@ int exdb_freeze_stats(const struct exdb_freeze *f, struct exdb_freeze_stats *sta
 		.nr_free = f->nr_free,
 	};
 	return 0;
+}
+
+uint64_t freeze_root(const struct exdb_freeze *f, uint32_t number)
+{
+	return number < f->nr_trees ? f->roots[number] : 0;
 }
 
 uint64_t exdb_freeze_schema(const struct exdb_freeze *f)

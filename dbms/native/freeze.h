@@ -33,6 +33,8 @@ struct live_pin {
  * @free_page: the first of the free list
  * @nr_free: its length
  * @schema: of the catalog
+ * @roots: of the trees that there were
+ * @nr_trees: length of it
  * @words: residency words of its pages
  * @states: their state words at that moment, which tell those that have not changed since
  * @pages: how many of them were resident
@@ -54,6 +56,8 @@ struct exdb_freeze {
 	uint64_t free_page;
 	uint64_t nr_free;
 	uint64_t schema;
+	uint64_t *roots;
+	uint32_t nr_trees;
 	uint32_t *words;
 	uint64_t *states;
 	uint64_t pages;

@@ -55,6 +55,11 @@ void index_scan_free(struct found *found)
 	free(found);
 }
 
+uint32_t index_scan_rows(const struct found *found)
+{
+	return found->tree;
+}
+
 static int take_entry(struct sink *sink, const struct btree_row *row)
 {
 	struct found *found = sink->scan->found;
@@ -187,36 +192,4 @@ uint64_t exdb_index_rows(const struct exdb *db)
 	const uint64_t entry = 16 + 2 * (uint64_t)EXDB_KEY_MAX + sizeof(uint16_t);
 
 	return log_record_max(&db->log) / entry;
-}
-
-#define CLEAR_MAX	1024u
-
-static int take_delete(struct sink *sink, const struct btree_row *row)
-{
-	const struct btree_entry entry = { .key = row->key, .key_length = row->key_length };
-
-	if (sink->rows == CLEAR_MAX)
-		return 1;
-	sink->rows++;
-	return op_list_add(sink->arg, OP_DELETE, sink->scan->tree, &entry);
-}
-
-int exdb_tree_clear(struct exdb_worker *w, uint32_t tree)
-{
-	struct commit_result result;
-	bool done = false;
-	int ret = 0;
-
-	while (!ret && !done) {
-		struct exdb_scan scan = { .tree = tree };
-		struct op_list ops = { 0 };
-		struct sink sink = { .take = take_delete, .scan = &scan, .arg = &ops };
-
-		ret = scan_tree(w, &scan, &sink);
-		done = !ops.size;
-		if (!ret && !done)
-			ret = commit(w, &ops, NULL, &result);
-		op_list_free(&ops);
-	}
-	return ret;
 }

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "commit.h"
+#include "trees.h"
 
 static int put_page(struct exdb_worker *w, uint64_t page, const uint8_t *from)
 {

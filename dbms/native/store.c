@@ -31,6 +31,7 @@ static void init_locks(struct exdb *db)
 	pthread_mutex_init(&db->blocks.lock, NULL);
 	pthread_mutex_init(&db->log.lock, NULL);
 	pthread_cond_init(&db->log.changed, NULL);
+	pthread_mutex_init(&db->trimming, NULL);
 	pthread_mutex_init(&db->checkpointing, NULL);
 	pthread_mutex_init(&db->commit, NULL);
 	pthread_mutex_init(&db->keeper.lock, NULL);
@@ -48,6 +49,7 @@ static void destroy_locks(struct exdb *db)
 	pthread_mutex_destroy(&db->keeper.lock);
 	pthread_mutex_destroy(&db->commit);
 	pthread_mutex_destroy(&db->checkpointing);
+	pthread_mutex_destroy(&db->trimming);
 	pthread_cond_destroy(&db->log.changed);
 	pthread_mutex_destroy(&db->log.lock);
 	pthread_mutex_destroy(&db->blocks.lock);
@@ -67,7 +69,8 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	db->backing_fd = config->backing_fd;
 	db->level = config->level;
 	db->data_pages = config->data_pages;
-	db->next_tree = 1;
+	db->nr_trees = 1;
+	db->free_tree = 1;
 	db->schema = 1;
 	db->nr_workers = config->workers;
 	for (i = 0; i < db->nr_workers + WORKERS_OWN; i++) {
@@ -97,14 +100,14 @@ static int open_region(struct exdb *db, const struct exdb_config *config)
 }
 
 /* Arrays for the worst case, of which only what is touched may cost memory. */
-static int map_array(uint64_t **out, uint64_t n)
+static int map_array(void *out, uint64_t n, size_t size)
 {
-	void *mem = mmap(NULL, n * sizeof(**out), PROT_READ | PROT_WRITE,
+	void *mem = mmap(NULL, n * size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (mem == MAP_FAILED)
 		return -errno;
-	*out = mem;
+	*(void **)out = mem;
 	return 0;
 }
 
@@ -151,10 +154,10 @@ static int open_backing(struct exdb *db, const struct exdb_config *config)
 static int allocate(struct exdb *db)
 {
 	uint64_t map = map_pages_for(db->data_pages);
-	int ret = map_array(&db->states, db->data_pages + map);
+	int ret = map_array(&db->states, db->data_pages + map, sizeof(*db->states));
 
 	if (!ret)
-		ret = map_array(&db->roots, EXDB_TREES_MAX);
+		ret = map_array(&db->trees, EXDB_TREES_MAX, sizeof(*db->trees));
 	if (!ret)
 		ret = map_init(db, db->data_pages, map);
 	db->frames = calloc(db->pool_pages, sizeof(*db->frames));
@@ -237,6 +240,10 @@ int exdb_open(const struct exdb_config *config, struct exdb **out, uint64_t *err
 		exdb_close(db);
 		return ret;
 	}
+	/* what recovery has made and dropped is no news to who reads the catalog from now on */
+	db->schema++;
+	/* what a crash has left; an error leaves it to the next drop */
+	exdb_trees_free(&db->workers[0]);
 	*out = db;
 	return 0;
 }
@@ -247,8 +254,8 @@ void exdb_close(struct exdb *db)
 	keeper_stop(db);
 	if (db->states)
 		munmap(db->states, db->ex->region_pages * sizeof(*db->states));
-	if (db->roots)
-		munmap(db->roots, EXDB_TREES_MAX * sizeof(*db->roots));
+	if (db->trees)
+		munmap(db->trees, EXDB_TREES_MAX * sizeof(*db->trees));
 	if (db->map.entries)
 		map_exit(db);
 	blocks_exit(&db->blocks);

@@ -81,5 +81,7 @@ int sink_decode(struct sink *sink, const struct btree_row *row);
 /* index_scan.c: as exdb_scan_next. */
 long index_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink);
 void index_scan_free(struct found *found);
+/* The tree of the rows. */
+uint32_t index_scan_rows(const struct found *found);
 
 #endif /* EXDB_TABLE_H */

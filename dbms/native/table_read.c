@@ -56,7 +56,7 @@ static int take_own(struct sink *sink, const struct own *own)
 int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	       const struct exdb_key *key, struct sink *sink)
 {
-	const uint64_t root = tree_root(w->db, tree);
+	const uint64_t root = tree_root(w, tree);
 	const struct own *own = NULL;
 	int ret = 0;
 
@@ -105,6 +105,13 @@ int table_error(const struct exdb_worker *w, const struct exdb_layout *layout, i
 	return ret == -ESTALE && newest ? -EUCLEAN : ret;
 }
 
+/* What was read of a tree that was dropped meanwhile may be anything. */
+static long table_result(const struct exdb_worker *w, const struct exdb_layout *layout,
+			 uint32_t tree, long ret)
+{
+	return tree_has_changed(w, tree, layout->schema) ? -ESTALE : ret;
+}
+
 static int use_layout(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout)
 {
 	if (txn)
@@ -133,8 +140,8 @@ long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn,
 			ret = 0;
 	}
 	if (ret)
-		return ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
-	return sink.rows;
+		ret = ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
+	return table_result(w, layout, tree, ret ? ret : (long)sink.rows);
 }
 
 int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
@@ -145,7 +152,8 @@ int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exd
 
 	if (!ret)
 		ret = table_find(w, txn, tree, key, &sink);
-	return ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
+	ret = ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
+	return (int)table_result(w, layout, tree, ret);
 }
 
 struct exdb_scan *exdb_scan_new(struct exdb_txn *txn, const struct exdb_layout *layout,
@@ -275,7 +283,7 @@ static int scan_merged(struct exdb_worker *w, struct exdb_scan *scan, struct sin
 
 int scan_tree(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink)
 {
-	scan->cursor.root = tree_root(w->db, scan->tree);
+	scan->cursor.root = tree_root(w, scan->tree);
 	if (scan->cursor.prefetch > w->db->prefetch)
 		scan->cursor.prefetch = w->db->prefetch;
 	scan->cursor.leaf_fn = scan->txn || sink->take != sink_decode ? NULL : take_leaf;
@@ -294,16 +302,20 @@ long exdb_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_v
 		.columns = columns,
 		.room = rows,
 	};
-	int ret;
+	long ret;
 
-	if (scan->found)
-		return table_error(w, scan->layout, (int)index_scan_next(w, scan, &sink));
-	ret = scan_tree(w, scan, &sink);
-	if (ret < 0)
-		return table_error(w, scan->layout, ret);
-	if (!sink.rows && (ret > 0 || !scan->cursor.done))
-		return -EMSGSIZE;
-	return sink.rows;
+	if (scan->found) {
+		ret = index_scan_next(w, scan, &sink);
+		ret = table_result(w, scan->layout, index_scan_rows(scan->found), ret);
+	} else {
+		ret = scan_tree(w, scan, &sink);
+		if (!ret && !sink.rows && !scan->cursor.done)
+			ret = 1;
+		if (ret >= 0)
+			ret = ret && !sink.rows ? -EMSGSIZE : (long)sink.rows;
+	}
+	ret = ret < 0 ? table_error(w, scan->layout, (int)ret) : ret;
+	return table_result(w, scan->layout, scan->tree, ret);
 }
 
 long exdb_scan_fill(struct exdb_worker *w, struct exdb_scan *scan, struct exdb_vector **batches,

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "reads.h"
 #include "row.h"
 #include "txn.h"
 
@@ -25,18 +26,10 @@ struct undo {
 	enum own_state state;
 };
 
-/* A key that was read, by its hash: two with the same hash conflict needlessly, no more. */
-struct point {
-	uint64_t hash;
-	uint64_t seq;
-};
-
-struct range {
+/* A tree to drop, and the length of the undo list when that was said. */
+struct drop {
 	uint32_t tree;
-	bool bounded;
-	uint64_t seq;
-	struct exdb_key low;
-	struct exdb_key high;
+	size_t undo;
 };
 
 /**
@@ -48,17 +41,14 @@ struct range {
  * @undo: what rolls writes back, in their order
  * @nr_undo: length
  * @undo_room: allocated
- * @points: an open hash table of keys that were read
- * @nr_points: in it
- * @points_size: of it, a power of two or 0
- * @ranges: that were read
- * @nr_ranges: length
- * @ranges_room: allocated
- * @first_seq: the least of all reads
+ * @reads: what it has read
  * @schema: of the layouts that were used, or 0
  * @trees: that it creates
  * @tree_undo: @nr_undo when it did; what writes them down comes behind
  * @nr_trees: length of both
+ * @drops: trees that it drops
+ * @nr_drops: length
+ * @drops_room: allocated
  */
 struct exdb_txn {
 	struct exdb *db;
@@ -68,17 +58,14 @@ struct exdb_txn {
 	struct undo *undo;
 	size_t nr_undo;
 	size_t undo_room;
-	struct point *points;
-	size_t nr_points;
-	size_t points_size;
-	struct range *ranges;
-	size_t nr_ranges;
-	size_t ranges_room;
-	uint64_t first_seq;
+	struct reads reads;
 	uint64_t schema;
 	uint32_t trees[TREES_MAX];
 	size_t tree_undo[TREES_MAX];
 	unsigned int nr_trees;
+	struct drop *drops;
+	size_t nr_drops;
+	size_t drops_room;
 };
 
 static void *take(struct exdb_txn *txn, size_t size)
@@ -139,12 +126,19 @@ int exdb_txn_begin(struct exdb_worker *w, struct exdb_txn **out)
 	memset(txn->head, 0, sizeof(*txn->head) + levels);
 	txn->db = w->db;
 	txn->random = 1;
-	txn->first_seq = UINT64_MAX;
+	reads_init(&txn->reads);
 	pthread_mutex_lock(&w->db->commit);
 	history_enter(w->db);
 	pthread_mutex_unlock(&w->db->commit);
 	*out = txn;
 	return 0;
+}
+
+/* Give back numbers of trees that it will not create after all; the commit lock is held. */
+static void unclaim(struct exdb_txn *txn, unsigned int kept)
+{
+	while (txn->nr_trees > kept)
+		tree_unclaim(txn->db, txn->trees[--txn->nr_trees]);
 }
 
 void exdb_txn_end(struct exdb_txn *txn)
@@ -153,6 +147,7 @@ void exdb_txn_end(struct exdb_txn *txn)
 
 	pthread_mutex_lock(&db->commit);
 	history_leave(db);
+	unclaim(txn, 0);
 	pthread_mutex_unlock(&db->commit);
 	while (txn->chunks) {
 		struct chunk *next = txn->chunks->next;
@@ -161,8 +156,8 @@ void exdb_txn_end(struct exdb_txn *txn)
 		txn->chunks = next;
 	}
 	free(txn->undo);
-	free(txn->points);
-	free(txn->ranges);
+	reads_free(&txn->reads);
+	free(txn->drops);
 	free(txn);
 }
 
@@ -292,6 +287,8 @@ uint64_t exdb_txn_savepoint(const struct exdb_txn *txn)
 
 int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint)
 {
+	unsigned int trees = txn->nr_trees;
+
 	if (savepoint > txn->nr_undo)
 		return -EINVAL;
 	while (txn->nr_undo > savepoint) {
@@ -301,94 +298,27 @@ int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint)
 		undo->own->value_length = undo->value_length;
 		undo->own->state = undo->state;
 	}
-	while (txn->nr_trees && txn->tree_undo[txn->nr_trees - 1] >= savepoint)
-		txn->nr_trees--;
-	return 0;
-}
-
-/* FNV-1a. */
-static uint64_t hash_of(uint32_t tree, const uint8_t *key, unsigned int length)
-{
-	uint64_t hash = 14695981039346656037ull ^ tree * 0x9e3779b97f4a7c15ull;
-	unsigned int i;
-
-	for (i = 0; i < length; i++)
-		hash = (hash ^ key[i]) * 1099511628211ull;
-	return hash ? hash : 1;
-}
-
-static struct point *slot_of(const struct exdb_txn *txn, uint64_t hash)
-{
-	size_t i = (hash ^ hash >> 29) & (txn->points_size - 1);
-
-	while (txn->points[i].hash && txn->points[i].hash != hash)
-		i = (i + 1) & (txn->points_size - 1);
-	return &txn->points[i];
-}
-
-static int grow_points(struct exdb_txn *txn)
-{
-	struct point *old = txn->points;
-	size_t i, n = txn->points_size;
-
-	if (2 * (txn->nr_points + 1) <= n)
-		return 0;
-	txn->points_size = n ? 2 * n : 64;
-	txn->points = calloc(txn->points_size, sizeof(*txn->points));
-	if (!txn->points) {
-		txn->points = old;
-		txn->points_size = n;
-		return -ENOMEM;
+	while (txn->nr_drops && txn->drops[txn->nr_drops - 1].undo >= savepoint)
+		txn->nr_drops--;
+	while (trees && txn->tree_undo[trees - 1] >= savepoint)
+		trees--;
+	if (trees < txn->nr_trees) {
+		pthread_mutex_lock(&txn->db->commit);
+		unclaim(txn, trees);
+		pthread_mutex_unlock(&txn->db->commit);
 	}
-	for (i = 0; i < n; i++)
-		if (old[i].hash)
-			*slot_of(txn, old[i].hash) = old[i];
-	free(old);
 	return 0;
-}
-
-static uint64_t note_seq(struct exdb_txn *txn)
-{
-	uint64_t seq = __atomic_load_n(&txn->db->seq, __ATOMIC_ACQUIRE);
-
-	if (seq < txn->first_seq)
-		txn->first_seq = seq;
-	return seq;
 }
 
 int txn_read_key(struct exdb_txn *txn, uint32_t tree, const uint8_t *key, unsigned int length)
 {
-	uint64_t seq = note_seq(txn), hash = hash_of(tree, key, length);
-	struct point *point;
-	int ret = grow_points(txn);
-
-	if (ret)
-		return ret;
-	point = slot_of(txn, hash);
-	/* the first read counts: it may be stale when a later one is not */
-	if (!point->hash) {
-		*point = (struct point){ .hash = hash, .seq = seq };
-		txn->nr_points++;
-	}
-	return 0;
+	return reads_add_key(&txn->reads, txn->db, tree, key, length);
 }
 
 int txn_read_range(struct exdb_txn *txn, uint32_t tree, const struct exdb_key *low,
 		   const struct exdb_key *high)
 {
-	struct range *range;
-	int ret = grow(&txn->ranges, &txn->ranges_room, txn->nr_ranges, sizeof(*range));
-
-	if (ret)
-		return ret;
-	range = &txn->ranges[txn->nr_ranges++];
-	range->tree = tree;
-	range->bounded = high;
-	range->seq = note_seq(txn);
-	range->low = *low;
-	if (high)
-		range->high = *high;
-	return 0;
+	return reads_add_range(&txn->reads, txn->db, tree, low, high);
 }
 
 int txn_use(struct exdb_txn *txn, const struct exdb_layout *layout)
@@ -400,49 +330,34 @@ int txn_use(struct exdb_txn *txn, const struct exdb_layout *layout)
 
 int txn_create_tree(struct exdb_txn *txn, uint32_t *tree)
 {
+	int ret;
+
 	if (txn->nr_trees == TREES_MAX)
 		return -E2BIG;
-	*tree = __atomic_fetch_add(&txn->db->next_tree, 1, __ATOMIC_RELAXED);
-	if (*tree >= EXDB_TREES_MAX)
-		return -ENOSPC;
+	pthread_mutex_lock(&txn->db->commit);
+	ret = tree_claim(txn->db, tree);
+	pthread_mutex_unlock(&txn->db->commit);
+	if (ret)
+		return ret;
 	txn->trees[txn->nr_trees] = *tree;
 	txn->tree_undo[txn->nr_trees++] = txn->nr_undo;
 	return 0;
 }
 
-static bool range_has(const struct range *range, const struct op_header *op, const uint8_t *key)
+int exdb_tree_drop(struct exdb_txn *txn, uint32_t tree)
 {
-	if (range->tree != op->tree ||
-	    key_compare(key, op->key_length, range->low.bytes, range->low.length) < 0)
-		return false;
-	return !range->bounded ||
-	       key_compare(key, op->key_length, range->high.bytes, range->high.length) < 0;
-}
+	int ret = grow(&txn->drops, &txn->drops_room, txn->nr_drops, sizeof(*txn->drops));
 
-static bool was_read(const void *arg, uint64_t seq, const struct op_header *op, const uint8_t *key)
-{
-	const struct exdb_txn *txn = arg;
-	size_t i;
-
-	if (txn->points_size) {
-		const struct point *point = slot_of(txn, hash_of(op->tree, key, op->key_length));
-
-		if (point->hash && point->seq < seq)
-			return true;
-	}
-	for (i = 0; i < txn->nr_ranges; i++)
-		if (txn->ranges[i].seq < seq && range_has(&txn->ranges[i], op, key))
-			return true;
-	return false;
+	if (!ret)
+		txn->drops[txn->nr_drops++] = (struct drop){ .tree = tree, .undo = txn->nr_undo };
+	return ret;
 }
 
 int txn_validate(const struct exdb_txn *txn)
 {
 	if (txn->schema && txn->schema != txn->db->schema)
 		return -ECANCELED;
-	if (txn->first_seq == UINT64_MAX)
-		return 0;
-	return history_any(txn->db, txn->first_seq, was_read, txn) ? -ECANCELED : 0;
+	return reads_hold(&txn->reads, txn->db) ? 0 : -ECANCELED;
 }
 
 static int list_ops(const struct exdb_txn *txn, struct op_list *ops)
@@ -450,6 +365,7 @@ static int list_ops(const struct exdb_txn *txn, struct op_list *ops)
 	const struct btree_entry none = { 0 };
 	const struct own *own;
 	unsigned int i;
+	size_t drop;
 	int ret = 0;
 
 	for (i = 0; i < txn->nr_trees && !ret; i++)
@@ -466,6 +382,8 @@ static int list_ops(const struct exdb_txn *txn, struct op_list *ops)
 		if (own->state != OWN_NONE)
 			ret = op_list_add(ops, put ? OP_PUT : OP_DELETE, own->tree, &entry);
 	}
+	for (drop = 0; drop < txn->nr_drops && !ret; drop++)
+		ret = op_list_add(ops, OP_DROP, txn->drops[drop].tree, &none);
 	return ret;
 }
 
@@ -478,6 +396,9 @@ int exdb_txn_commit(struct exdb_worker *w, struct exdb_txn *txn)
 	if (!ret)
 		ret = commit(w, &ops, txn, &result);
 	op_list_free(&ops);
+	/* they are trees now, and others may have dropped them */
+	if (!ret)
+		txn->nr_trees = 0;
 	return ret;
 }
 

@@ -334,7 +334,7 @@ static void check(const char *path, uint64_t *last)
 	int fd;
 	struct exdb *db = open_db(path, false, &fd);
 
-	cursor.root = tree_root(db, tree);
+	cursor.root = tree_root(exdb_worker_at(db, 0), tree);
 	CHECK(!btree_scan(exdb_worker_at(db, 0), &cursor, see, seen));
 	for (i = 0; i < WRITERS; i++)
 		check_writer(seen + i * KEYS, &last[i]);

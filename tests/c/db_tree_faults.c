@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * A tree whose backing fails now and then, in the midst of splits and merges:
+ * A tree whose backing fails now and then, in the midst of splits, merges and its end:
  * disk_read and disk_write are wrapped (-Wl,--wrap), and every PERIOD-th of them
  * fails.  What failed is tried again, and in the end all must be right.
  *
@@ -114,6 +114,44 @@ static int see(void *arg, const struct btree_row *row)
 	return 0;
 }
 
+static int count(void *arg, const struct btree_row *row)
+{
+	(void)row;
+	return ++*(unsigned int *)arg, 0;
+}
+
+static void check_rest(unsigned int *last)
+{
+	struct btree_cursor cursor = { .root = root };
+	unsigned int left = 0;
+
+	CHECK(!btree_scan(exdb_worker_at(db, 0), &cursor, count, &left));
+	CHECK(left <= *last);
+	*last = left;
+}
+
+/* What is left is a tree each time, that of the last rows, until it has none. */
+static void give_back(unsigned int faults)
+{
+	unsigned int left = ROWS;
+	int ret;
+
+	do {
+		period = faults;
+		ret = btree_trim(exdb_worker_at(db, 0), root);
+		period = 0;
+		CHECK(ret >= 0 || ret == -EIO);
+		failures += ret < 0;
+		check_no_latch();
+		/* not after a failure: it would evict what the next try wants */
+		if (ret >= 0)
+			check_rest(&left);
+	} while (ret);
+	CHECK(!left);
+	/* the root stays, and the directory with its three trees */
+	CHECK(db->nr_free == db->next_page - 1 - 5);
+}
+
 int main(int argc, char **argv)
 {
 	struct exdb_config config = {
@@ -126,7 +164,7 @@ int main(int argc, char **argv)
 		.log_pages = EXDB_LOG_MIN,
 	};
 	struct btree_cursor cursor = { 0 };
-	unsigned int i, seen = 0;
+	unsigned int i, faults, seen = 0;
 	uint64_t page;
 
 	CHECK(argc == 3);
@@ -134,7 +172,8 @@ int main(int argc, char **argv)
 	CHECK(config.backing_fd >= 0);
 	CHECK(!exdb_open(&config, &db, &page));
 	CHECK(!btree_create(exdb_worker_at(db, 0), &root));
-	period = strtoul(argv[2], NULL, 10);
+	faults = strtoul(argv[2], NULL, 10);
+	period = faults;
 	for (i = 0; i < ROWS; i++)
 		insert(i * STEP % ROWS);
 	check_no_latch();
@@ -151,6 +190,9 @@ int main(int argc, char **argv)
 	CHECK(!btree_scan(exdb_worker_at(db, 0), &cursor, see, &seen));
 	CHECK(seen == ROWS / KEPT);
 	check_no_latch();
+	failures = 0;
+	give_back(faults);
+	CHECK(failures);
 	exdb_close(db);
 	close(config.backing_fd);
 	puts("ok");

@@ -1,13 +1,16 @@
 """kill -9 at random moments, and what is there afterwards. Posix backend."""
 
+import functools
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import exmapdb
 import pytest
 from bank import audit, kill_while_it_works, make_bank
 from db_pages import check_file
+from worker import kill_at_work
 
 KILLS = int(os.environ.get("EXMAP_KILLS", "300"))
 OPTIONS = {"memory": "256KiB", "backend": "posix", "log": "256KiB"}
@@ -48,6 +51,50 @@ def test_killed_banks_lose_nothing_at_length(
     tmp_path: Path, durability: exmapdb.Durability, share: float
 ) -> None:
     crash_often(tmp_path / "bank.exdb", durability, round(share * KILLS), seed=2)
+
+
+def drop_for_ever(path: Path, acknowledge: Callable[[bytes], object]) -> None:
+    """Make and drop tables with an index; each is acknowledged when it is gone."""
+    db = exmapdb.open(path, flag="w", **OPTIONS)
+    while True:
+        table = db.create_table("t", {"k": "int64", "v": "text"}, key="k")
+        db.create_index("t", "by_v", "v")
+        for first in range(0, 1500, 300):
+            table.insert_many({"k": range(first, first + 300), "v": [f"{k:0100}" for k in range(300)]})
+        db.drop_table("t")
+        acknowledge(b".")
+
+
+def drop_often(path: Path, kills: int, seed: int) -> None:
+    rng = random.Random(seed)
+    with exmapdb.open(path, **OPTIONS) as db:
+        db.create_table("kept", {"k": "int64"}, key="k").insert({"k": 1})
+    pages, gave_back = 0, 0
+    for _ in range(kills):
+        kill_at_work(functools.partial(drop_for_ever, path), 1, 1, rng.uniform(0, 0.15))
+        with exmapdb.open(path, flag="w", **OPTIONS) as db:
+            db.check()
+            gave_back += db.tables() == ["kept"]
+            for name in set(db.tables()) - {"kept"}:
+                db.drop_table(name)
+            stats = db.stats()
+            # three of the catalog, the directory, and the roots of three trees
+            assert stats.allocated_pages - stats.free_pages <= 1 + 4 + 3
+            assert db.table("kept").get(1) == {"k": 1}
+        check_file(path)
+        # what is used again does not grow
+        pages = pages or stats.allocated_pages
+        assert stats.allocated_pages < 2 * pages
+    print(f"{gave_back} of {kills} kills came when the table had been dropped")
+
+
+def test_killed_drops_leave_nothing(tmp_path: Path) -> None:
+    drop_often(tmp_path / "t.exdb", 5, seed=3)
+
+
+@pytest.mark.slow
+def test_killed_drops_leave_nothing_at_length(tmp_path: Path) -> None:
+    drop_often(tmp_path / "t.exdb", KILLS // 3, seed=4)
 
 
 ROWS, LOGGED = 1000, 60

@@ -105,6 +105,17 @@ def test_tree_survives_failing_reads_and_writes(tmp_path: Path, period: int) -> 
     assert run(program, tmp_path / "t.exdb", period) == "ok\n"
 
 
+@pytest.mark.parametrize("mode", ["cycles 100000", "limit", "leaves", "readers 20"])
+def test_trees_come_and_go(tmp_path: Path, mode: str) -> None:
+    program = build(tmp_path / "db_trees", ROOT / "tests/c/db_trees.c", *ADDRESS)
+    assert run(program, tmp_path / "t.exdb", *mode.split()) == "ok\n"
+
+
+def test_readers_of_trees_that_go_have_no_data_races(tmp_path: Path) -> None:
+    program = build(tmp_path / "db_trees", ROOT / "tests/c/db_trees.c", "-fsanitize=thread")
+    assert run(program, tmp_path / "t.exdb", "readers", 10) == "ok\n"
+
+
 @pytest.fixture(scope="module")
 def power_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("power") / "db_power"
