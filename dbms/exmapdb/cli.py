@@ -1,4 +1,4 @@
-"""The command line: exmapdb demo, stat, check, import, export, backup, restore, shell, bench."""
+"""The command line: exmapdb demo, stat, check, import, export, drop, backup, restore, shell, bench."""
 
 import code
 import contextlib
@@ -276,6 +276,29 @@ def export_file(
             bar = partial(move_bar, progress, progress.add_task("export", total=None))
             moved = export_table(database.table(table), target, bar)
     report_rows(as_json, table, target, moved)
+
+
+@app.command("drop")
+def drop_table(
+    path: PathArgument,
+    table: TableArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    backend: BackendOption = BackendName.AUTO,
+    memory: MemoryOption = "16MiB",
+    as_json: JsonOption = False,
+) -> None:
+    """Drop a table with its rows and indexes, after a question; its pages serve again."""
+    with errors_in_one_line(), open_existing(path, memory, backend) as database:
+        database.table(table)
+        if not yes:
+            typer.confirm(f"{path}: drop table {table} with all its rows?", abort=True, err=True)
+        before = database.stats().free_pages
+        database.drop_table(table)
+        freed = database.stats().free_pages - before
+    if as_json:
+        typer.echo(json.dumps({"table": table, "freed_pages": freed}, indent=2))
+    else:
+        typer.echo(f"table {table}: {freed:,} pages given back")
 
 
 @app.command()
