@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Single lookups without Python, all pages resident, by one thread and by several: how much
+ * threads are in each other's way.
+ *
+ *	gcc -O2 -std=gnu11 -pthread -I tests/c -I dbms/native -I libexmap/include -I kmod/uapi \
+ *		tests/c/db_lookup.c dbms/native/[a-z]*.c libexmap/src/[!f]*.c -o db_lookup
+ *	./db_lookup FILE ROWS LOOKUPS THREADS [kernel]
+ *
+ * With one thread, instructions can be counted: valgrind --tool=callgrind --toggle-collect=look_up_all
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "exdb.h"
+#include "exmap_user.h"
+
+#define BATCH	4096u
+#define TEXT	100u
+#define THREADS	16u
+
+struct share {
+	struct exdb_worker *w;
+	const struct exdb_layout *layout;
+	uint32_t tree;
+	uint64_t rows;
+	uint64_t lookups;
+	uint64_t seed;
+	pthread_t thread;
+};
+
+static double now(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return time.tv_sec + time.tv_nsec * 1e-9;
+}
+
+static struct exdb *open_db(const char *path, uint64_t rows, unsigned int workers, bool kernel)
+{
+	struct exdb_config config = {
+		.backend = kernel ? EXMAP_BACKEND_KERNEL : EXMAP_BACKEND_POSIX,
+		.workers = workers,
+		.create = true,
+		.level = EXDB_ASYNC,
+		.interval = 100000,
+		.pool_pages = EXDB_POOL_MIN * workers + rows * 3 * TEXT / EXDB_PAGE_SIZE,
+		.data_pages = 262144,
+		.log_pages = 16384,
+	};
+	struct exdb *db = NULL;
+	uint64_t page;
+
+	config.backing_fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	CHECK(config.backing_fd >= 0);
+	CHECK(!exdb_open(&config, &db, &page));
+	return db;
+}
+
+static struct exdb_layout *create(struct exdb_worker *w, uint32_t *tree)
+{
+	const struct exdb_column columns[] = { { .type = EXDB_INT64 }, { .type = EXDB_BYTES } };
+	const uint32_t key = 0;
+	struct exdb_layout *layout = exdb_layout_new(2, columns, 1, &key, 0, 0);
+	struct exdb_txn *txn;
+
+	CHECK(layout);
+	CHECK(!exdb_txn_begin(w, &txn));
+	CHECK(!exdb_table_create(txn, tree));
+	CHECK(!exdb_txn_commit(w, txn));
+	exdb_txn_end(txn);
+	return layout;
+}
+
+static void fill(const struct share *share)
+{
+	static int64_t keys[BATCH];
+	static int32_t offsets[BATCH + 1];
+	static char texts[BATCH * TEXT];
+	const struct exdb_vector columns[2] = {
+		{ .values = keys },
+		{ .values = texts, .offsets = offsets },
+	};
+	uint64_t row, first;
+	unsigned int i;
+
+	memset(texts, 'x', sizeof(texts));
+	for (first = 0; first < share->rows; first += BATCH) {
+		for (i = 0; i < BATCH; i++) {
+			keys[i] = first + i;
+			offsets[i + 1] = (i + 1) * TEXT;
+		}
+		CHECK(!exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, BATCH,
+					 false, &row));
+	}
+}
+
+static void look_up(const struct share *share, int64_t key)
+{
+	int64_t id = -1;
+	int32_t offsets[2] = { 0 };
+	char text[TEXT];
+	struct exdb_vector columns[2] = {
+		{ .values = &id },
+		{ .values = text, .offsets = offsets, .capacity = sizeof(text) },
+	};
+	struct exdb_key bytes;
+
+	exdb_key_clear(&bytes);
+	CHECK(!exdb_key_put_int64(&bytes, key));
+	CHECK(!exdb_table_get(share->w, NULL, share->layout, share->tree, &bytes, columns));
+	CHECK(id == key);
+}
+
+static __attribute__((noinline)) void look_up_all(const struct share *share)
+{
+	uint64_t i, x = share->seed;
+
+	for (i = 0; i < share->lookups; i++) {
+		x = x * 6364136223846793005ULL + 1442695040888963407ULL;
+		look_up(share, (int64_t)((x >> 33) % share->rows));
+	}
+}
+
+static void *run(void *arg)
+{
+	look_up_all(arg);
+	return NULL;
+}
+
+/* Nanoseconds of processor time for a lookup. */
+static double measure(struct share *shares, unsigned int threads)
+{
+	double begin = now(CLOCK_PROCESS_CPUTIME_ID);
+	unsigned int i;
+
+	for (i = 0; i < threads; i++)
+		CHECK(!pthread_create(&shares[i].thread, NULL, run, &shares[i]));
+	for (i = 0; i < threads; i++)
+		CHECK(!pthread_join(shares[i].thread, NULL));
+	return (now(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e9 / (double)(threads * shares->lookups);
+}
+
+int main(int argc, char **argv)
+{
+	struct share shares[THREADS] = { 0 };
+	struct exdb_layout *layout;
+	unsigned int threads, i;
+	double one, many;
+	struct exdb *db;
+	uint32_t tree;
+
+	CHECK(argc > 4);
+	threads = strtoul(argv[4], NULL, 10);
+	CHECK(threads && threads <= THREADS);
+	shares[0].rows = (strtoul(argv[2], NULL, 10) + BATCH - 1) / BATCH * BATCH;
+	db = open_db(argv[1], shares[0].rows, threads, argc > 5);
+	layout = create(exdb_worker_at(db, 0), &tree);
+	for (i = 0; i < threads; i++)
+		shares[i] = (struct share){
+			.w = exdb_worker_at(db, i),
+			.layout = layout,
+			.tree = tree,
+			.rows = shares[0].rows,
+			.lookups = strtoul(argv[3], NULL, 10),
+			.seed = i + 1,
+		};
+	fill(&shares[0]);
+	one = measure(shares, 1);
+	many = threads > 1 ? measure(shares, threads) : one;
+	printf("{\"one_ns\": %.1f, \"many_ns\": %.1f, \"threads\": %u, \"ratio\": %.3f}\n", one, many,
+	       threads, many / one);
+	exdb_close(db);
+	exdb_layout_free(layout);
+	return 0;
+}
