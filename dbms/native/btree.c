@@ -33,47 +33,21 @@ int btree_fix(struct exdb_worker *w, uint64_t page, int level, const struct node
 	return 0;
 }
 
-static void take_fence(struct fence *fence, const struct node *node, unsigned int i)
+int btree_latch_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *entry,
+		     struct latched *leaf, struct fence *fence)
 {
-	if (fence && i < node->count)
-		fence_set(fence, node_key(node, i), node->slots[i].key_length);
-}
+	const struct btree_way way = {
+		.root = root,
+		.key = entry->key,
+		.length = entry->key_length,
+		.exclusive = true,
+		.above = fence,
+	};
+	const struct node *node;
+	int ret = btree_descend(w, &way, &leaf->page, &node);
 
-int btree_find_leaf(struct exdb_worker *w, uint64_t root, const uint8_t *key, unsigned int length,
-		    struct latched *leaf, struct fence *fence)
-{
-	const struct node *node, *next;
-	uint64_t page = root, child;
-	unsigned int i;
-	int ret;
-
-restart:
-	ret = btree_fix(w, root, NODE_ROOT, &node);
-	if (ret)
-		return ret;
-	if (node_is_leaf(node)) {
-		buffer_unfix_shared(w, root);
-		ret = latch(w, root, NODE_ROOT, leaf);
-		if (ret || node_is_leaf(leaf->node))
-			return ret;
-		unlatch(w, leaf);
-		goto restart;
-	}
-	while (node->header.level > 1) {
-		i = node_upper_bound(node, key, length);
-		take_fence(fence, node, i);
-		child = node_child(node, i);
-		ret = btree_fix(w, child, node->header.level - 1, &next);
-		buffer_unfix_shared(w, page);
-		if (ret)
-			return ret;
-		node = next;
-		page = child;
-	}
-	i = node_upper_bound(node, key, length);
-	take_fence(fence, node, i);
-	ret = latch(w, node_child(node, i), 0, leaf);
-	buffer_unfix_shared(w, page);
+	leaf->node = (struct node *)node;
+	leaf->dirty = false;
 	return ret;
 }
 
@@ -105,9 +79,9 @@ static int put(struct latched *leaf, const struct btree_entry *entry, bool repla
 static int fill_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
 		     size_t n, bool replace, size_t *done)
 {
-	struct fence fence = { .bounded = false };
+	struct fence fence;
 	struct latched leaf;
-	int ret = btree_find_leaf(w, root, entries->key, entries->key_length, &leaf, &fence);
+	int ret = btree_latch_leaf(w, root, entries, &leaf, &fence);
 
 	*done = 0;
 	if (ret)
@@ -141,40 +115,20 @@ int btree_insert(struct exdb_worker *w, uint64_t root, const struct btree_entry 
 	return ret;
 }
 
-/* The leaf for a key under a shared latch, and the keys that lie in it. */
-static int find_shared(struct exdb_worker *w, uint64_t root, const uint8_t *key,
-		       unsigned int length, uint64_t *page, const struct node **leaf,
-		       struct fence *fence)
-{
-	const struct node *node, *next;
-	int ret = btree_fix(w, root, NODE_ROOT, &node);
-
-	*page = root;
-	if (ret)
-		return ret;
-	for (; !node_is_leaf(node); node = next) {
-		unsigned int i = node_upper_bound(node, key, length);
-		uint64_t child = node_child(node, i);
-
-		take_fence(fence, node, i);
-		ret = btree_fix(w, child, node->header.level - 1, &next);
-		buffer_unfix_shared(w, *page);
-		if (ret)
-			return ret;
-		*page = child;
-	}
-	*leaf = node;
-	return 0;
-}
-
 /* Those of the entries that belong into the leaf of the first. */
 static int probe_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries,
 		      size_t n, bool absent, size_t *done, uint64_t *found_page)
 {
-	struct fence fence = { .bounded = false };
+	struct fence fence;
+	const struct btree_way way = {
+		.root = root,
+		.key = entries->key,
+		.length = entries->key_length,
+		.above = &fence,
+	};
 	const struct node *leaf;
 	uint64_t page;
-	int ret = find_shared(w, root, entries->key, entries->key_length, &page, &leaf, &fence);
+	int ret = btree_descend(w, &way, &page, &leaf);
 
 	*done = 0;
 	if (ret)
@@ -240,11 +194,12 @@ int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		 btree_row_fn fn, void *arg)
 {
+	const struct btree_way way = { .root = root, .key = key->bytes, .length = key->length };
 	const struct node *node;
 	uint64_t page;
 	unsigned int i;
 	bool found;
-	int ret = find_shared(w, root, key->bytes, key->length, &page, &node, NULL);
+	int ret = btree_descend(w, &way, &page, &node);
 
 	if (ret)
 		return ret;

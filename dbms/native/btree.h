@@ -85,6 +85,52 @@ struct btree_cursor {
 	btree_leaf_fn leaf_fn;
 };
 
+/* A key that bounds those of a node: they are less than this one. */
+struct fence {
+	unsigned int length;
+	bool bounded;
+	uint8_t key[EXDB_KEY_MAX];
+};
+
+static inline void fence_set(struct fence *fence, const uint8_t *key, unsigned int length)
+{
+	fence->bounded = true;
+	fence->length = length;
+	memcpy(fence->key, key, length);
+}
+
+static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
+				  unsigned int length)
+{
+	return !fence->bounded || key_compare(key, length, fence->key, fence->length) < 0;
+}
+
+/**
+ * struct btree_way - the way from a root to a node
+ * @root: page number
+ * @key: what the node is for, or NULL: the greatest key that there is
+ * @length: of @key
+ * @before: what is just before @key, rather than @key itself
+ * @exclusive: latch the node exclusively
+ * @level: of the node; or the root, if that is no higher
+ * @above: unless NULL, becomes what all keys below the node are less than
+ * @below: unless NULL, becomes what none of them is less than
+ */
+struct btree_way {
+	uint64_t root;
+	const uint8_t *key;
+	unsigned int length;
+	bool before;
+	bool exclusive;
+	uint8_t level;
+	struct fence *above;
+	struct fence *below;
+};
+
+/* descend.c: the node that the way leads to, latched, and its page. */
+int btree_descend(struct exdb_worker *w, const struct btree_way *way, uint64_t *page,
+		  const struct node **out);
+
 /* A node under a shared latch; -EUCLEAN if the page is none of this level, or of any if that is NODE_ROOT. */
 int btree_fix(struct exdb_worker *w, uint64_t page, int level, const struct node **out);
 

@@ -22,13 +22,6 @@ struct latched {
 	bool dirty;
 };
 
-/* A key that bounds those of a node: they are less than this one. */
-struct fence {
-	unsigned int length;
-	bool bounded;
-	uint8_t key[EXDB_KEY_MAX];
-};
-
 /* As btree_fix(). */
 static inline int latch(struct exdb_worker *w, uint64_t page, int level, struct latched *l)
 {
@@ -59,22 +52,9 @@ static inline int latch_new(struct exdb_worker *w, struct latched *l)
 	return ret;
 }
 
-static inline void fence_set(struct fence *fence, const uint8_t *key, unsigned int length)
-{
-	fence->bounded = true;
-	fence->length = length;
-	memcpy(fence->key, key, length);
-}
-
-static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
-				  unsigned int length)
-{
-	return !fence->bounded || key_compare(key, length, fence->key, fence->length) < 0;
-}
-
-/* btree.c: the leaf for a key, latched exclusively, and the keys that it may take. */
-int btree_find_leaf(struct exdb_worker *w, uint64_t root, const uint8_t *key, unsigned int length,
-		    struct latched *leaf, struct fence *fence);
+/* btree.c: the leaf for an entry, and what its keys are less than. */
+int btree_latch_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *entry,
+		     struct latched *leaf, struct fence *fence);
 
 /*
  * split.c: what goes down from the root for @entry; its value has no bytes if

@@ -65,16 +65,6 @@ static bool has_sound_links(const struct node *node)
 	return true;
 }
 
-static uint32_t head_of(const uint8_t *key, unsigned int length)
-{
-	uint8_t bytes[4] = { 0 };
-	uint32_t head;
-
-	memcpy(bytes, key, length < 4 ? length : 4);
-	memcpy(&head, bytes, 4);
-	return __builtin_bswap32(head);
-}
-
 static int compare_with_head(const struct node *node, unsigned int i, uint32_t head,
 			     const uint8_t *key, unsigned int length)
 {
@@ -87,7 +77,7 @@ static int compare_with_head(const struct node *node, unsigned int i, uint32_t h
 
 int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length)
 {
-	return compare_with_head(node, i, head_of(key, length), key, length);
+	return compare_with_head(node, i, node_head(key, length), key, length);
 }
 
 static bool has_sound_keys(const struct node *node)
@@ -97,7 +87,7 @@ static bool has_sound_keys(const struct node *node)
 	for (i = 0; i < node->count; i++) {
 		const struct node_slot *slot = &node->slots[i];
 
-		if (slot->head != head_of(node_key(node, i), slot->key_length))
+		if (slot->head != node_head(node_key(node, i), slot->key_length))
 			return false;
 		if (i && node_compare(node, i - 1, node_key(node, i), slot->key_length) <= 0)
 			return false;
@@ -132,7 +122,7 @@ int node_verify(const void *page, uint64_t number)
 static unsigned int search(const struct node *node, const uint8_t *key, unsigned int length,
 			   bool equal)
 {
-	uint32_t head = head_of(key, length);
+	uint32_t head = node_head(key, length);
 	unsigned int low = 0, high = node->count;
 
 	while (low < high) {
@@ -215,7 +205,7 @@ void node_insert(struct node *node, unsigned int i, const uint8_t *key, unsigned
 		.offset = node->begin,
 		.key_length = key_length,
 		.value_length = value_length,
-		.head = head_of(key, key_length),
+		.head = node_head(key, key_length),
 	};
 	node->count++;
 }

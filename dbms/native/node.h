@@ -92,6 +92,15 @@ static inline int key_compare(const uint8_t *a, unsigned int a_length, const uin
 	return order ? order : (int)a_length - (int)b_length;
 }
 
+/* The first four bytes of a key as a number. */
+static inline uint32_t node_head(const uint8_t *key, unsigned int length)
+{
+	uint32_t head = 0;
+
+	memcpy(&head, key, length < sizeof(head) ? length : sizeof(head));
+	return __builtin_bswap32(head);
+}
+
 void node_init(struct node *node, uint64_t number, unsigned int level);
 
 /* Whether everything below may be done to it, and it can be latched with its neighbours. */

@@ -237,9 +237,9 @@ static int mend(struct exdb_worker *w, uint64_t root, const struct btree_entry *
 static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys,
 		      size_t n, size_t *done, size_t *removed, bool *sparse)
 {
-	struct fence fence = { .bounded = false };
+	struct fence fence;
 	struct latched leaf;
-	int ret = btree_find_leaf(w, root, keys->key, keys->key_length, &leaf, &fence);
+	int ret = btree_latch_leaf(w, root, keys, &leaf, &fence);
 
 	if (ret)
 		return ret;

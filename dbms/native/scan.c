@@ -35,36 +35,41 @@ static unsigned int children_ahead(const struct node *node, unsigned int i,
 	return n;
 }
 
-/* Find the leaf of cursor->low, reading it and its neighbours. */
+/* From the page above the leaves to the leaf of cursor->low, reading that and its neighbours. */
+static int step_down(struct exdb_worker *w, const struct btree_cursor *cursor,
+		     const struct node *node, struct position *at)
+{
+	const unsigned int i = node_upper_bound(node, cursor->low.bytes, cursor->low.length);
+	const uint64_t child = node_child(node, i), parent = at->page;
+	uint64_t pages[PREFETCH_MAX];
+	unsigned int n = children_ahead(node, i, cursor, pages);
+	int ret = buffer_prefetch(w, pages, n);
+
+	if (!ret)
+		ret = btree_fix(w, child, 0, &at->leaf);
+	buffer_unfix_shared(w, parent);
+	at->page = child;
+	at->ahead = n ? n - 1 : 0;
+	return ret;
+}
+
 static int seek(struct exdb_worker *w, const struct btree_cursor *cursor, struct position *at)
 {
-	uint64_t pages[PREFETCH_MAX];
-	const struct node *node, *next;
-	unsigned int n = 0;
-	int ret = btree_fix(w, cursor->root, NODE_ROOT, &node);
+	const struct btree_way way = {
+		.root = cursor->root,
+		.key = cursor->low.bytes,
+		.length = cursor->low.length,
+		.level = 1,
+	};
+	const struct node *node;
+	int ret = btree_descend(w, &way, &at->page, &node);
 
-	if (ret)
-		return ret;
-	at->page = cursor->root;
-	for (; !node_is_leaf(node); node = next) {
-		unsigned int i = node_upper_bound(node, cursor->low.bytes, cursor->low.length);
-		uint64_t child = node_child(node, i);
-
-		if (node->header.level == 1) {
-			n = children_ahead(node, i, cursor, pages);
-			ret = buffer_prefetch(w, pages, n);
-		}
-		if (!ret)
-			ret = btree_fix(w, child, node->header.level - 1, &next);
-		buffer_unfix_shared(w, at->page);
-		if (ret)
-			return ret;
-		at->page = child;
-	}
 	at->leaf = node;
 	at->empty = 0;
-	at->ahead = n ? n - 1 : 0;
-	return 0;
+	at->ahead = 0;
+	if (!ret && !node_is_leaf(node))
+		ret = step_down(w, cursor, node, at);
+	return ret;
 }
 
 /* The slot behind the last row that the cursor wants. */

@@ -13,14 +13,12 @@
  * struct arrival - a leaf under a shared latch
  * @page: its number
  * @leaf: its content
- * @from: its keys are not less than this one, if @bounded
- * @bounded: there are wanted leaves to its left
+ * @from: its keys are not less than this one
  */
 struct arrival {
 	uint64_t page;
 	const struct node *leaf;
-	struct exdb_key from;
-	bool bounded;
+	struct fence from;
 };
 
 /* First slot whose key the cursor does not want because it is too great. */
@@ -61,35 +59,41 @@ static int read_ahead(struct exdb_worker *w, struct btree_cursor *cursor, const 
 	return buffer_prefetch(w, pages, n);
 }
 
-/* Find the leaf of the greatest key that is wanted. */
+/* From the page above the leaves to the leaf of the greatest key that is wanted. */
+static int step_down(struct exdb_worker *w, struct btree_cursor *cursor, const struct node *node,
+		     struct arrival *at)
+{
+	const unsigned int i = end_of(node, cursor);
+	const uint64_t child = node_child(node, i), parent = at->page;
+	int ret;
+
+	if (i)
+		fence_set(&at->from, node_key(node, i - 1), node->slots[i - 1].key_length);
+	ret = read_ahead(w, cursor, node, i);
+	if (!ret)
+		ret = btree_fix(w, child, 0, &at->leaf);
+	buffer_unfix_shared(w, parent);
+	at->page = child;
+	return ret;
+}
+
 static int seek(struct exdb_worker *w, struct btree_cursor *cursor, struct arrival *at)
 {
-	const struct node *node, *next;
-	int ret = btree_fix(w, cursor->root, NODE_ROOT, &node);
+	const struct btree_way way = {
+		.root = cursor->root,
+		.key = cursor->bounded ? cursor->high.bytes : NULL,
+		.length = cursor->high.length,
+		.before = true,
+		.level = 1,
+		.below = &at->from,
+	};
+	const struct node *node;
+	int ret = btree_descend(w, &way, &at->page, &node);
 
-	if (ret)
-		return ret;
-	at->page = cursor->root;
-	at->bounded = false;
-	for (; !node_is_leaf(node); node = next) {
-		unsigned int i = end_of(node, cursor);
-		uint64_t child = node_child(node, i);
-
-		if (i) {
-			node_copy_key(&at->from, node, i - 1);
-			at->bounded = !is_unwanted_below(cursor, node, i - 1);
-		}
-		if (node->header.level == 1)
-			ret = read_ahead(w, cursor, node, i);
-		if (!ret)
-			ret = btree_fix(w, child, node->header.level - 1, &next);
-		buffer_unfix_shared(w, at->page);
-		if (ret)
-			return ret;
-		at->page = child;
-	}
 	at->leaf = node;
-	return 0;
+	if (!ret && !node_is_leaf(node))
+		ret = step_down(w, cursor, node, at);
+	return ret;
 }
 
 /* Rows of the leaf, backwards.  0 if all were taken, 1 if the scan is to stop, or -errno. */
@@ -134,11 +138,12 @@ int btree_scan_leaf_reverse(struct exdb_worker *w, struct btree_cursor *cursor, 
 	buffer_unfix_shared(w, at.page);
 	if (ret)
 		return ret;
-	if (!at.bounded) {
+	if (!at.from.bounded || !fence_is_above(&at.from, cursor->low.bytes, cursor->low.length)) {
 		cursor->done = true;
 		return 0;
 	}
-	cursor->high = at.from;
+	cursor->high.length = at.from.length;
+	memcpy(cursor->high.bytes, at.from.key, at.from.length);
 	cursor->bounded = true;
 	return 0;
 }

@@ -72,7 +72,12 @@ static inline bool state_cas(uint64_t *word, uint64_t old, uint64_t new)
 
 static inline bool state_try_exclusive(uint64_t *word, uint64_t old)
 {
-	return state_cas(word, old, state_with(old, STATE_EXCLUSIVE));
+	if (!state_cas(word, old, state_with(old, STATE_EXCLUSIVE)))
+		return false;
+#ifndef __SANITIZE_THREAD__ /* it knows no fences */
+	__atomic_thread_fence(__ATOMIC_RELEASE); /* pairs with optimistic_is_valid */
+#endif
+	return true;
 }
 
 /* From unlocked, marked or shared(n) to one reader more; false if it moved or is full. */

@@ -92,7 +92,8 @@ static int open_region(struct exdb *db, const struct exdb_config *config)
 		.interfaces = config->workers,
 		.region_pages = db->data_pages + map_pages_for(db->data_pages),
 		.pool_pages = config->pool_pages,
-		.flags = EXMAP_SNAPSHOTS,
+		/* who reads optimistically may come to a page that has just been evicted */
+		.flags = EXMAP_SNAPSHOTS | EXMAP_FAULT_ZERO,
 		.backing_fd = config->backing_fd,
 	};
 

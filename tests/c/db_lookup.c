@@ -5,9 +5,10 @@
  *
  *	gcc -O2 -std=gnu11 -pthread -I tests/c -I dbms/native -I libexmap/include -I kmod/uapi \
  *		tests/c/db_lookup.c dbms/native/[a-z]*.c libexmap/src/[!f]*.c -o db_lookup
- *	./db_lookup FILE ROWS LOOKUPS THREADS [kernel]
+ *	./db_lookup FILE ROWS LOOKUPS THREADS SHIFT [kernel]
  *
- * With one thread, instructions can be counted: valgrind --tool=callgrind --toggle-collect=look_up_all
+ * Keys are the numbers of rows, shifted left: by 0 they begin alike, by 36 they differ in their first
+ * bytes.  With one thread, instructions can be counted: valgrind --tool=callgrind --toggle-collect=look_up_all
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -31,6 +32,7 @@ struct share {
 	uint32_t tree;
 	uint64_t rows;
 	uint64_t lookups;
+	unsigned int shift;
 	uint64_t seed;
 	pthread_t thread;
 };
@@ -94,7 +96,7 @@ static void fill(const struct share *share)
 	memset(texts, 'x', sizeof(texts));
 	for (first = 0; first < share->rows; first += BATCH) {
 		for (i = 0; i < BATCH; i++) {
-			keys[i] = first + i;
+			keys[i] = (int64_t)((first + i) << share->shift);
 			offsets[i + 1] = (i + 1) * TEXT;
 		}
 		CHECK(!exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, BATCH,
@@ -125,7 +127,7 @@ static __attribute__((noinline)) void look_up_all(const struct share *share)
 
 	for (i = 0; i < share->lookups; i++) {
 		x = x * 6364136223846793005ULL + 1442695040888963407ULL;
-		look_up(share, (int64_t)((x >> 33) % share->rows));
+		look_up(share, (int64_t)((x >> 33) % share->rows << share->shift));
 	}
 }
 
@@ -157,11 +159,11 @@ int main(int argc, char **argv)
 	struct exdb *db;
 	uint32_t tree;
 
-	CHECK(argc > 4);
+	CHECK(argc > 5);
 	threads = strtoul(argv[4], NULL, 10);
 	CHECK(threads && threads <= THREADS);
 	shares[0].rows = (strtoul(argv[2], NULL, 10) + BATCH - 1) / BATCH * BATCH;
-	db = open_db(argv[1], shares[0].rows, threads, argc > 5);
+	db = open_db(argv[1], shares[0].rows, threads, argc > 6);
 	layout = create(exdb_worker_at(db, 0), &tree);
 	for (i = 0; i < threads; i++)
 		shares[i] = (struct share){
@@ -170,6 +172,7 @@ int main(int argc, char **argv)
 			.tree = tree,
 			.rows = shares[0].rows,
 			.lookups = strtoul(argv[3], NULL, 10),
+			.shift = strtoul(argv[5], NULL, 10),
 			.seed = i + 1,
 		};
 	fill(&shares[0]);

@@ -133,6 +133,15 @@ def test_what_a_checkpoint_covers_survives_power_losses(power_build: Path, tmp_p
     assert run(power_build, tmp_path / "t.exdb", seed, 600, 40, "async") == "ok\n"
 
 
+@pytest.mark.parametrize("mode", ["cases", "stress"])
+@pytest.mark.parametrize("flags", [ADDRESS, ["-fsanitize=thread"]], ids=["address", "thread"])
+def test_who_reads_without_latches_is_not_misled(tmp_path: Path, mode: str, flags: list[str]) -> None:
+    # its copy of descend.c, which it can stop, takes the place of the core's
+    link = "-Wl,--allow-multiple-definition"
+    program = build(tmp_path / "db_optimistic", ROOT / "tests/c/db_optimistic.c", *flags, link)
+    assert run(program, tmp_path / "t.exdb", mode) == "ok\n"
+
+
 FUZZ = ROOT / "tests/c/fuzz_db"
 # without a time in the environment: the same inputs on every machine
 FUZZ_SECONDS = int(os.environ.get("EXMAP_FUZZ_SECONDS", "0"))

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The way from a root to a node.  Inner pages are read without latches, each until the state of
+ * the next one has been looked at, and the node at the end is latched before its parent is seen to
+ * be what it was.  If a page is absent, or changed again and again, all are latched instead; only
+ * that way waits, reads inner pages, and finds damage.  It uses the same functions on a page, which
+ * believe nothing that they read.
+ */
+#include <errno.h>
+
+#include "latch.h"
+#include "optimistic.h"
+
+#define RESTART		1
+#define GIVE_UP		2
+#define RESTARTS	8
+
+#define SLOTS_MAX	(NODE_SPACE / (unsigned int)sizeof(struct node_slot))
+
+/* Where a separator is, in any case in the page. */
+struct place {
+	unsigned int offset;
+	unsigned int length;
+};
+
+static unsigned int least(unsigned int a, unsigned int b)
+{
+	return a < b ? a : b;
+}
+
+static struct place place_of(const struct node *node, unsigned int i)
+{
+	const unsigned int offset = least(optimistic_load16(&node->slots[i].offset), PAGE_SIZE);
+	const unsigned int length = optimistic_load16(&node->slots[i].key_length);
+
+	return (struct place){
+		.offset = offset,
+		.length = least(length, least(PAGE_SIZE - offset, EXDB_KEY_MAX)),
+	};
+}
+
+/* The first eight bytes of a key as a number that orders as they do, if it differs. */
+static uint64_t number_of(const uint8_t *key, unsigned int length)
+{
+	uint64_t v = 0;
+
+	if (length >= sizeof(v))
+		memcpy(&v, key, sizeof(v));
+	else
+		memcpy(&v, key, length);
+	return __builtin_bswap64(v);
+}
+
+/* As key_compare, of a key and a separator that begin alike. */
+static int compare_rest(const uint8_t *key, unsigned int length, const struct node *node,
+			struct place place)
+{
+	const unsigned int both = least(length, place.length);
+	unsigned int at;
+
+	for (at = 8; at < both; at += 8) {
+		const unsigned int n = least(both - at, 8);
+		const uint64_t a = number_of(key + at, n);
+		const uint64_t b = __builtin_bswap64(optimistic_bytes(node, place.offset + at, n));
+
+		if (a != b)
+			return a < b ? -1 : 1;
+	}
+	return (int)length - (int)place.length;
+}
+
+/* Whether the way leads right of separator @i, which begins with the same four bytes. */
+static bool is_right_of(const struct btree_way *way, uint64_t number, const struct node *node,
+			unsigned int i)
+{
+	const struct place place = place_of(node, i);
+	const unsigned int n = least(place.length, sizeof(number));
+	const uint64_t other = n ? __builtin_bswap64(optimistic_bytes(node, place.offset, n)) : 0;
+	int order;
+
+	if (number != other)
+		return number > other;
+	order = compare_rest(way->key, way->length, node, place);
+	return order > 0 || (!order && !way->before);
+}
+
+/* The slot left of whose separator the way leads, of @count. */
+static unsigned int choose(const struct node *node, unsigned int count, const struct btree_way *way)
+{
+	const uint64_t number = way->key ? number_of(way->key, way->length) : 0;
+	const uint32_t head = number >> 32;
+	unsigned int low = way->key ? 0 : count, high = count;
+
+	while (low < high) {
+		const unsigned int middle = (low + high) / 2;
+		const uint32_t other = optimistic_load32(&node->slots[middle].head);
+		bool right = head > other;
+
+		if (head == other)
+			right = is_right_of(way, number, node, middle);
+		/* nobody could predict it: no branch */
+		low = right ? middle + 1 : low;
+		high = right ? high : middle;
+	}
+	return low;
+}
+
+static void take_fence(struct fence *fence, const struct node *node, unsigned int i)
+{
+	const struct place place = place_of(node, i);
+
+	fence->bounded = true;
+	fence->length = place.length;
+	optimistic_copy(fence->key, node, place.offset, place.length);
+}
+
+/* The child that the way leads to, and its fences. */
+static uint64_t follow(const struct node *node, const struct btree_way *way)
+{
+	const unsigned int count = least(optimistic_load16(&node->count), SLOTS_MAX);
+	const unsigned int i = choose(node, count, way);
+	struct place place;
+
+	if (way->above && i < count)
+		take_fence(way->above, node, i);
+	if (way->below && i)
+		take_fence(way->below, node, i - 1);
+	if (i == count)
+		return optimistic_load64(&node->link);
+	place = place_of(node, i);
+	return optimistic_bytes(node, least(place.offset + place.length, PAGE_SIZE - NODE_CHILD),
+				NODE_CHILD);
+}
+
+static void forget_fences(const struct btree_way *way)
+{
+	if (way->above)
+		way->above->bounded = false;
+	if (way->below)
+		way->below->bounded = false;
+}
+
+/* Latch the node that the way ends at. */
+static int arrive(struct exdb_worker *w, const struct btree_way *way, uint64_t page, int level,
+		  const struct node **out)
+{
+	struct latched l;
+	int ret;
+
+	if (!way->exclusive)
+		return btree_fix(w, page, level, out);
+	ret = latch(w, page, level, &l);
+	*out = l.node;
+	return ret;
+}
+
+static void leave(struct exdb_worker *w, const struct btree_way *way, uint64_t page)
+{
+	if (way->exclusive)
+		buffer_unfix_exclusive(w, page, false);
+	else
+		buffer_unfix_shared(w, page);
+}
+
+/* The same of a root that was not above the wanted level; RESTART if it is by now. */
+static int arrive_at_root(struct exdb_worker *w, const struct btree_way *way, uint64_t *page,
+			  const struct node **out)
+{
+	int ret = arrive(w, way, way->root, NODE_ROOT, out);
+
+	*page = way->root;
+	if (ret || (*out)->header.level <= way->level)
+		return ret;
+	leave(w, way, way->root);
+	return RESTART;
+}
+
+/* A page whose version is known, and the state word to compare it with. */
+struct sight {
+	const struct node *node;
+	uint64_t *word;
+	uint64_t version;
+};
+
+static bool look_at(const struct exdb *db, uint64_t page, struct sight *out)
+{
+	if (page >= __atomic_load_n(&db->next_page, __ATOMIC_RELAXED))
+		return false;
+	out->word = page_state(db, page);
+	out->node = exmap_page(db->ex, page);
+	return optimistic_begin(out->word, &out->version);
+}
+
+static bool is_still(const struct sight *at)
+{
+	return optimistic_is_valid(at->word, at->version);
+}
+
+/* RESTART if what was read may not be so, GIVE_UP if it is. */
+static int doubt(const struct sight *at)
+{
+	return is_still(at) ? GIVE_UP : RESTART;
+}
+
+/* From the parent, which is @at, to the node. */
+static int last_step(struct exdb_worker *w, const struct btree_way *way, const struct sight *at,
+		     uint64_t *page, const struct node **out)
+{
+	int ret;
+
+	*page = follow(at->node, way);
+	/* a page that is not the child must not be read from the disk */
+	if (!is_still(at))
+		return RESTART;
+	ret = arrive(w, way, *page, way->level, out);
+	if (is_still(at))
+		return ret;
+	if (!ret)
+		leave(w, way, *page);
+	return RESTART;
+}
+
+static int descend_optimistically(struct exdb_worker *w, const struct btree_way *way,
+				  uint64_t *page, const struct node **out)
+{
+	struct sight at, next;
+	unsigned int level, hits = 1;
+
+	if (!look_at(w->db, way->root, &at))
+		return GIVE_UP;
+	level = optimistic_load8(&at.node->header.level);
+	if (level <= way->level)
+		return is_still(&at) ? arrive_at_root(w, way, page, out) : RESTART;
+	for (;; level--, hits++) {
+		if (optimistic_load8(&at.node->header.type) != PAGE_INNER ||
+		    optimistic_load8(&at.node->header.level) != level)
+			return doubt(&at);
+		if (level == way->level + 1u)
+			break;
+		if (!look_at(w->db, follow(at.node, way), &next))
+			return doubt(&at);
+		/* now: it was its child when its version was read */
+		if (!is_still(&at))
+			return RESTART;
+		at = next;
+	}
+	count_up(&w->counts.hits, hits);
+	return last_step(w, way, &at, page, out);
+}
+
+static int descend_latched(struct exdb_worker *w, const struct btree_way *way, uint64_t *page,
+			   const struct node **out)
+{
+	const struct node *node, *next;
+	uint64_t child;
+	int level, ret = btree_fix(w, way->root, NODE_ROOT, &node);
+
+	*page = way->root;
+	if (ret)
+		return ret;
+	if (node->header.level <= way->level) {
+		buffer_unfix_shared(w, way->root);
+		return arrive_at_root(w, way, page, out);
+	}
+	for (level = node->header.level - 1; level >= way->level; level--, node = next) {
+		child = follow(node, way);
+		if (level == way->level)
+			ret = arrive(w, way, child, level, &next);
+		else
+			ret = btree_fix(w, child, level, &next);
+		buffer_unfix_shared(w, *page);
+		if (ret)
+			return ret;
+		*page = child;
+	}
+	*out = node;
+	return 0;
+}
+
+int btree_descend(struct exdb_worker *w, const struct btree_way *way, uint64_t *page,
+		  const struct node **out)
+{
+	/* what a view shows of a page need not be where the page is */
+	unsigned int tries = w->view ? RESTARTS : 0;
+	int ret;
+
+	do {
+		forget_fences(way);
+		if (tries < RESTARTS)
+			ret = descend_optimistically(w, way, page, out);
+		else
+			ret = descend_latched(w, way, page, out);
+		tries = ret == GIVE_UP ? RESTARTS : tries + 1;
+	} while (ret > 0);
+	return ret;
+}
