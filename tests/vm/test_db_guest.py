@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -463,3 +463,12 @@ def test_demo_fails_if_frozen_pages_follow_the_writer(folder: Path, monkeypatch:
     done = small_demo("--backend", "kernel", "--device", str(path))
     assert done.exit_code == 1
     assert "snapshot: page" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("mode", ["cases", "stress"])
+def test_who_reads_without_latches_is_not_misled(
+    c_program: Callable[[str], Path], folder: Path, mode: str
+) -> None:
+    command = [str(c_program("db_optimistic")), str(folder / "t.exdb"), mode, "kernel"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "ok\n", done.stderr
