@@ -3,6 +3,7 @@
 Collected by tests/host on the posix backend, and by tests/vm on kernel.
 """
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
@@ -181,6 +182,29 @@ def test_rolled_back_tables_use_no_numbers_up(db: exmapdb.Database) -> None:
         trees.add(txn.create_table("t", SCHEMA, key="k").tree)
         txn.rollback()
     assert len(trees) == 1
+
+
+@pytest.mark.parametrize("way", ["delete", "drop_index", "drop_table"])
+def test_a_full_database_can_be_emptied(tmp_path: Path, way: str) -> None:
+    with exmapdb.open(tmp_path / "full.exdb", **OPTIONS | {"capacity": "1MiB"}) as db:
+        table = db.create_table("t", SCHEMA, key="k")
+        db.create_index("t", "by_v", "v")
+        inserted = 0
+        with contextlib.suppress(exmapdb.DatabaseFullError):
+            while True:
+                key = inserted * 7919 % 100_003
+                table.insert({"k": key, "v": f"{key:0400}"})
+                inserted += 1
+        if way == "delete":
+            for first in range(0, inserted, 5):
+                keys = [number * 7919 % 100_003 for number in range(first, min(first + 5, inserted))]
+                assert table.delete_many({"k": keys}) == len(keys)
+        elif way == "drop_index":
+            db.drop_index("t", "by_v")
+        else:
+            db.drop_table("t")
+            table = db.create_table("t", SCHEMA, key="k")
+        table.insert_many({"k": range(200_000, 200_100), "v": ["x" * 400] * 100})
 
 
 def test_what_a_crash_leaves_is_given_back_at_the_next_opening(path: Path, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@
 
 #include "txn.h"
 
+/* Pages that are left to who makes room, which may take some first. */
+#define RESERVE	32u
+
 void op_list_free(struct op_list *ops)
 {
 	free(ops->bytes);
@@ -48,6 +51,8 @@ int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
 		memcpy(to + sizeof(op) + op.key_length, entry->value, op.value_length);
 	ops->size += size;
 	ops->catalog |= tree == EXDB_TABLES_TREE;
+	ops->grows |= kind == OP_CREATE || kind == OP_INSERT || kind == OP_PUT;
+	ops->drops |= kind == OP_DROP;
 	return 0;
 }
 
@@ -118,6 +123,8 @@ static int validate(struct exdb_worker *w, const struct op_list *ops, size_t *op
 		btree_unshare(w, &touched);
 	pages = touched.leaves + 4 * ops->size / NODE_SPACE;
 	pages += pages / 4 + 8;
+	if (ops->grows && !ops->drops)
+		pages += RESERVE;
 	if (db->data_pages - db->next_page + db->nr_free >= pages)
 		return 0;
 	w->error_page = db->next_page;

@@ -45,6 +45,8 @@ static_assert(sizeof(struct op_header) == 12, "on-disk format");
  * @room: allocated
  * @schema: db->schema must be this, unless it is 0
  * @catalog: the catalog changes
+ * @grows: something is put, or a tree made
+ * @drops: a tree goes
  * @relaxed: nobody waits for it to be on the disk
  */
 struct op_list {
@@ -53,6 +55,8 @@ struct op_list {
 	size_t room;
 	uint64_t schema;
 	bool catalog;
+	bool grows;
+	bool drops;
 	bool relaxed;
 };
 
