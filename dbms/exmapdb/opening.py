@@ -20,13 +20,14 @@ from exmapdb.storage import (
     parse_size,
 )
 
-__all__ = ["Durability", "open_database"]
+__all__ = ["WORKERS", "Durability", "open_database"]
 
 Durability = Literal["sync", "group", "async"]
 LEVELS: dict[str, int] = {"sync": lib.EXDB_SYNC, "group": lib.EXDB_GROUP, "async": lib.EXDB_ASYNC}
 # seconds that a flush waits for company, or between flushes
 INTERVALS = {"sync": 0.0, "group": 0.0005, "async": 0.01}
 DEFAULT_MEMORY = "64MiB"
+WORKERS = 4
 
 
 def open_database(
@@ -36,7 +37,7 @@ def open_database(
     backend: Backend = "auto",
     flag: Flag = "c",
     capacity: int | str | None = None,
-    workers: int = 4,
+    workers: int = WORKERS,
     force: bool = False,
     durability: Durability = "sync",
     flush_interval: float | None = None,

@@ -239,6 +239,10 @@ class Table:
         self.refresh()
         return self.get(key)
 
+    def get_at_once(self, key: Key) -> Any:
+        """Do what `get` does, or return NotImplemented if that may take a wait, or a read from the disk."""
+        return self._layout.read(key) if self._view is None else NotImplemented
+
     def _get(
         self, layout: Layout, parts: tuple[object, ...], worker: Worker, txn: Any
     ) -> dict[str, Any] | None:
