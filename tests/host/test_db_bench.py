@@ -10,11 +10,13 @@ import exmapdb
 import jsonschema
 import numpy as np
 import pytest
+from exmapctl.bench.record import Record
 from exmapdb.bench.engines import ENGINES, FREEZABLE, Setup
+from exmapdb.bench.targets import targets_of
 from exmapdb.bench.tpcc_bench import InconsistentError, check
 from exmapdb.bench.tpcc_data import Scale
 from exmapdb.bench.tpcc_data import load as load_tpcc
-from exmapdb.bench.ycsb import WORKLOADS, load, prepare, run
+from exmapdb.bench.ycsb import WORKLOADS, Runner, load, prepare
 from exmapdb.cli import app
 from typer.testing import CliRunner
 
@@ -38,12 +40,16 @@ def test_records_follow_the_schema_and_compare_with_each_peer() -> None:
         for work in ("ycsb-c", "ycsb-f")
         for api in ("single", "batch")
     ]
-    expected = {(c, m, p) for c in cases for m in ("ops_per_s", "p99_us") for p in ("sqlite", "lmdb")}
+    metrics = ("ops_per_s", "p50_us", "p99_us", "p999_us", "cpu_us")
+    expected = {(c, m, p) for c in cases for m in metrics for p in ("sqlite", "lmdb")}
     scan = "workload=scan,data=memory,api=batch,threads=1,engine=exmapdb"
     assert seen == expected | {(scan, "scan_vs_memcpy", "memcpy")}
 
 
-def test_less_cache_than_data_leaves_out_who_has_none_of_its_own() -> None:
+def test_less_cache_than_data_leaves_out_who_has_none_that_can_be_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("exmapdb.bench.cli.can_bound", lambda: False)
     records = bench("--workloads", "ycsb-b", "--data", "4x", "--keys", "uniform")
     assert {r["baseline"] for r in records} == {"sqlite", "memcpy"}
     assert all("data=4x" in r["case"] and r["case"].endswith("keys=uniform") for r in records)
@@ -74,6 +80,55 @@ def test_mixed_tells_what_a_part_of_its_reader_leaves_to_writers(beside: str) ->
     case = "workload=mixed,data=memory,api={},threads=1,engine=exmapdb,beside=" + beside
     assert {r["case"] for r in records} == {case.format(api) for api in ("single", "batch")}
     assert {r["metric"] for r in records} == {"olap_kept", "oltp_rows_per_s", "scan_vs_memcpy"}
+
+
+def test_several_threads_are_compared_with_one() -> None:
+    records = bench("--workloads", "update", "--peers", "sqlite", "--threads", "2")
+    jsonschema.validate(records, json.loads(SCHEMA.read_text()))
+    rates = {(r["case"], r["baseline"]) for r in records if r["metric"] == "ops_per_s"}
+    case = "workload=update,data=memory,api={},threads=2,engine=exmapdb"
+    assert rates == {
+        (case.format(api), peer) for api in ("single", "batch") for peer in ("sqlite", "one_thread")
+    }
+
+
+def test_report_draws_what_was_measured_and_says_what_was_missed(tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    options = ["--workloads", "ycsb-c", "--peers", "sqlite", "--check", "--html", str(report)]
+    done = CliRunner().invoke(app, ["bench", *SMALL, *options])
+    assert done.exit_code in (0, 1), done.output
+    text = report.read_text()
+    assert text.count("<svg") == 6
+    for word in ("<h2>ops_per_s<", "<h2>p999_us<", "<h2>cpu_us<", "scan_vs_memcpy / memcpy<"):
+        assert word in text
+    verdict = "pass" if done.exit_code == 0 else "fail"
+    assert f'<td class="{verdict}">{verdict}</td>' in text
+
+
+def test_report_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["bench", *SMALL, "--html", str(tmp_path / "no" / "report.html")])
+    assert done.exit_code == 1
+    assert "No such file" in done.output
+
+
+@pytest.mark.parametrize(("ratio", "passed"), [(2.0, True), (1.99, False)])
+def test_targets_are_held_against_the_figure_that_they_are_about(ratio: float, passed: bool) -> None:
+    case = "workload={},data=memory,api=batch,threads=1,engine=exmapdb,keys=uniform"
+    records = [
+        Record("exmapdb", case.format(work), metric, "1/s", 1.0, peer, ratio)
+        for work in ("ycsb-b", "ycsb-c")
+        for metric in ("ops_per_s", "p99_us")
+        for peer in ("sqlite", "lmdb")
+    ]
+    (target,) = targets_of(records)
+    assert target.name == case.format("ycsb-c") + " ops_per_s / lmdb"
+    assert target.passed is passed
+
+
+def test_what_writers_keep_is_wanted_once() -> None:
+    case = "workload=mixed,data=memory,api=single,threads=1,engine=exmapdb,beside=background"
+    records = [Record("exmapdb", case, "olap_kept", "1", 0.81, peer, 3.0) for peer in ("sqlite", "fork")]
+    assert [target.passed for target in targets_of(records)] == [True]
 
 
 @pytest.mark.parametrize("name", list(FREEZABLE))
@@ -122,15 +177,18 @@ def test_unknown_names_are_refused() -> None:
 def test_all_engines_do_the_same(tmp_path: Path, name: str, batched: bool) -> None:
     if name == "lmdb":
         pytest.importorskip("lmdb")
-    engine = ENGINES[name](Setup(tmp_path, 1 << 20, False, "posix"))
-    load(engine, 1000)
+    engine = ENGINES[name](Setup(tmp_path, 1 << 20, False, "posix", threads=2))
+    runner = Runner(engine, 2)
+    runner.load(1000)
     for work in WORKLOADS.values():
-        assert run(engine, prepare(work, 1000, 600, 1), batched).rate > 0
+        found = runner.run([prepare(work, 1000, 600, seed) for seed in (1, 2)], batched)
+        assert min(found.rate, found.cpu) > 0
+        assert 0 < found.p50 <= found.p99 <= found.p999
     assert engine.scan(0, 5) == 500
     assert engine.get(5) == 100
     assert engine.get(5000) == 0
     assert engine.get_many(np.array([1, 2, 5000])) == 200
-    engine.close()
+    runner.close()
 
 
 def test_keys_and_operations_are_chosen_as_the_workload_says() -> None:

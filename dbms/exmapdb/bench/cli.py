@@ -1,21 +1,24 @@
 """The command line: exmapdb bench."""
 
-import dataclasses
 import enum
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from exmapctl.bench import targets as target
 from exmapctl.bench.record import COLUMNS, Record, rows
+from exmapctl.errors import MissingExtraError
+from exmapctl.output import emit, print_table
 from rich.console import Console
-from rich.table import Table as Grid
 
+from exmapdb.bench.bounded import can_bound
 from exmapdb.bench.config import Config
 from exmapdb.bench.engines import ENGINES, FREEZABLE, available
 from exmapdb.bench.mixed import run_mixed
+from exmapdb.bench.report import require_report, write_report
 from exmapdb.bench.runner import run_ycsb
+from exmapdb.bench.targets import targets_of
 from exmapdb.bench.tpcc_bench import run_tpcc
 from exmapdb.bench.ycsb import WORKLOADS
 from exmapdb.errors import ExmapdbError
@@ -72,13 +75,15 @@ def run_all(config: Config, advance: Callable[[str], None]) -> list[Record]:
 
 
 def bench(
-    workloads: Annotated[str, typer.Option(help="Some of ycsb-a to ycsb-f, mixed, tpcc.")] = ",".join(ALL),
+    workloads: Annotated[str, typer.Option(help="Some of ycsb-a to ycsb-f, update, mixed, tpcc.")] = ",".join(
+        ALL
+    ),
     peers: Annotated[str, typer.Option(help="Some of sqlite, lmdb and fork.")] = ",".join(PEERS),
     data: Annotated[Data, typer.Option(help="All of it in the cache, or a quarter.")] = Data.MEMORY,
     record_count: Annotated[int, typer.Option("--rows", min=1000, help="Rows of 100 bytes.")] = 100_000,
     operations: Annotated[int, typer.Option(min=256, help="Operations a round.")] = 5_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, of which medians are taken.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, max=32, help="Writers of mixed, terminals of tpcc.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=32, help="That work at the same time.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.05, help="How long each run of mixed and tpcc is.")] = 2.0,
     warehouses: Annotated[int, typer.Option(min=1, help="Of tpcc.")] = 1,
     customers: Annotated[int, typer.Option(min=10, help="Of tpcc, in a district.")] = 3_000,
@@ -94,12 +99,28 @@ def bench(
             "freeze: no scan; burn: nothing of the engine."
         ),
     ] = Beside.SCAN,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Where exmapdb has its database: a disk, or nvme: and an address. Its content is lost.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Hold the figures against the targets; exit code 1 if one is missed."),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report with figures drawn.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Run YCSB beside SQLite (WAL) and LMDB, and scan against memcpy.
 
-    In batches 256 operations are a lookup and a transaction. LMDB's cache is the page cache, which nothing
-    bounds here: it is left out of --data 4x. Mixed is writers beside a reader that looks at all rows as
+    In batches 256 operations are a lookup and a transaction. LMDB's cache is the page cache: with --data 4x
+    it gets a process and a memory cgroup, and is left out where that cannot be made. With several threads
+    each has as many operations, and one is a peer. Mixed is writers beside a reader that looks at all rows as
     they were, again and again; its peers are SQLite and fork, a child process that sees the memory of this
     engine as it was. It needs all data in memory, and is left out of --data 4x. TPC-C runs its five
     transactions in the standard's mix, with so many terminals, with one, and with as many on SQLite, and
@@ -108,38 +129,42 @@ def bench(
     chosen = parse_names(peers, PEERS)
     works = parse_names(workloads, ALL)
     if data is Data.FOUR:
-        chosen = [name for name in chosen if name != "lmdb"]
+        if "lmdb" in chosen and not can_bound():
+            chosen.remove("lmdb")
+            typer.echo("without LMDB, whose page cache only root and cgroups (v2) can bound", err=True)
         works = [name for name in works if name != "mixed"]
     config = Config(
         works,
         chosen,
-        record_count,
-        operations,
-        rounds,
-        str(data),
-        durable,
-        None if keys is None else str(keys),
-        backend,
-        folder,
-        threads,
-        seconds,
-        warehouses,
-        customers,
-        items,
-        str(beside),
+        rows=record_count,
+        operations=operations,
+        rounds=rounds,
+        data=str(data),
+        durable=durable,
+        popular=None if keys is None else str(keys),
+        backend=backend,
+        folder=folder,
+        threads=threads,
+        seconds=seconds,
+        warehouses=warehouses,
+        customers=customers,
+        items=items,
+        beside=str(beside),
+        device=device,
     )
-    console = Console(stderr=True)
     try:
         available(chosen)
-        with console.status("") as status:
+        if html:
+            require_report(html)
+        with Console(stderr=True).status("") as status:
             records = run_all(config, lambda step: status.update(step))
-    except (ExmapdbError, OSError, ImportError) as error:
+    except (ExmapdbError, MissingExtraError, OSError, ImportError) as error:
         typer.echo(f"exmapdb: {error}", err=True)
         raise typer.Exit(1) from error
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(record) for record in records], indent=2))
-        return
-    grid = Grid(*COLUMNS)
-    for row in rows(records):
-        grid.add_row(*(f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(grid)
+    targets = targets_of(records) if check else []
+    if html:
+        write_report(records, targets, html)
+    emit(as_json, records, "medians of all rounds", COLUMNS, rows(records))
+    if targets:
+        print_table("targets", target.COLUMNS, target.rows(targets), to_stderr=as_json)
+    raise typer.Exit(int(not all(found.passed for found in targets)))

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Container, Sequence
 from pathlib import Path
 
+from exmapdb.bench.engines import Setup
+
 __all__ = ["Config"]
 
 ROW_BYTES = 160  # a row of 100 bytes, with what trees and half-full pages add
@@ -16,9 +18,9 @@ class Config:
     """What is measured: names of workloads and of peers, rows, operations a round, rounds.
 
     data: "memory", where all rows fit the cache, or "4x", where a quarter does.  popular: how keys are
-    chosen, if not as the workload says.  threads, seconds: writers of `mixed` and terminals of `tpcc`, and
-    how long each measurement takes.  warehouses, customers, items: of tpcc; customers of a district.
-    beside: what the reader of `mixed` does.
+    chosen, if not as the workload says.  threads: that work at the same time.  seconds: of a measurement of
+    `mixed` and of `tpcc`.  warehouses, customers, items: of tpcc; customers of a district.
+    beside: what the reader of `mixed` does.  device: where exmapdb has its database, if not in a file.
     """
 
     workloads: Sequence[str]
@@ -37,12 +39,18 @@ class Config:
     customers: int = 3_000
     items: int = 100_000
     beside: str = "scan"
+    device: str | None = None
 
     @property
     def memory(self) -> int:
         """Return bytes of cache."""
         needed = self.rows * ROW_BYTES * 2
         return max(needed if self.data == "memory" else needed // 8, 1 << 20)
+
+    def setup(self, folder: Path) -> Setup:
+        """Return what engines are opened with, whose files go to a folder."""
+        background = self.beside == "background"
+        return Setup(folder, self.memory, self.durable, self.backend, self.threads, background, self.device)
 
     def among(self, names: Container[str]) -> list[str]:
         """Return the workloads that have one of these names."""

@@ -7,11 +7,13 @@ crash loses: `durable` means that a change is on the disk when it returns.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sqlite3
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,32 +22,41 @@ from numpy.typing import NDArray
 
 from exmapdb.database import Backend, Database
 from exmapdb.opening import open_database
+from exmapdb.storage import Flag
 from exmapdb.table import Table
 
-__all__ = ["ENGINES", "FREEZABLE", "Engine", "Freezable", "Frozen", "FrozenTable", "Setup", "available"]
+__all__ = [
+    "ENGINES",
+    "FREEZABLE",
+    "Engine",
+    "Freezable",
+    "Frozen",
+    "FrozenTable",
+    "Setup",
+    "available",
+    "open_exmapdb",
+]
 
 Keys = NDArray[np.int64]
 CHILD_SAYS = struct.Struct("<qq")  # rows and bytes
 
 
+@dataclass(frozen=True, slots=True)
 class Setup:
     """What engines are opened with.
 
-    A folder, bytes of cache, durability, exmapdb's backend, threads, and whether its snapshots are read in
-    the background.
+    folder: for files.  memory: bytes of cache.  backend, device: exmapdb's, which has its database on the
+    device if there is one.  threads: that work at the same time.  background: exmapdb's snapshots are read
+    in the background.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        memory: int,
-        durable: bool,
-        backend: str,
-        threads: int = 1,
-        background: bool = False,
-    ) -> None:
-        self.folder, self.memory, self.durable, self.backend = folder, memory, durable, backend
-        self.threads, self.background = threads, background
+    folder: Path
+    memory: int
+    durable: bool
+    backend: str
+    threads: int = 1
+    background: bool = False
+    device: str | None = None
 
 
 class Engine(Protocol):
@@ -102,20 +113,27 @@ class FrozenTable:
         return rows, size
 
 
+def open_exmapdb(setup: Setup, flag: Flag = "c") -> Database:
+    """Open exmapdb's database; with flag "n" a new one, whatever the device has."""
+    return open_database(
+        setup.device or setup.folder / "exmapdb",
+        memory=setup.memory,
+        backend=cast(Backend, setup.backend),
+        flag=flag,
+        force=flag == "n",
+        durability="group" if setup.durable else "async",
+        log="64MiB",
+        capacity=None if setup.device else max(1 << 30, 16 * setup.memory),
+        workers=setup.threads + 1,
+    )
+
+
 class ExmapdbEngine:
     """exmapdb: rows of Python one by one, columns in batches."""
 
     def __init__(self, setup: Setup) -> None:
         self._background = setup.background
-        self._database: Database = open_database(
-            setup.folder / "exmapdb",
-            memory=setup.memory,
-            backend=cast(Backend, setup.backend),
-            durability="group" if setup.durable else "async",
-            log="64MiB",
-            capacity=max(1 << 30, 16 * setup.memory),
-            workers=setup.threads + 1,
-        )
+        self._database: Database = open_exmapdb(setup)
         if "t" in self._database:
             self._table: Table = self._database.table("t")
             self._table.count()  # so that it is resident
@@ -186,7 +204,7 @@ class ForkEngine(ExmapdbEngine):
     """The same engine on plain memory, which a child process that is forked sees as it was (HyPer's way)."""
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(Setup(setup.folder, setup.memory, setup.durable, "posix", setup.threads))
+        super().__init__(dataclasses.replace(setup, backend="posix", background=False, device=None))
         self._workers = setup.threads + 1
 
     @contextlib.contextmanager
@@ -300,13 +318,16 @@ class SqliteReader:
 
 
 class LmdbEngine:
-    """LMDB by way of py-lmdb; a transaction for each call."""
+    """LMDB by way of py-lmdb; a transaction for each call.
 
-    def __init__(self, setup: Setup) -> None:
+    readahead: of the kernel when it reads a page, which does harm if not all data fit the memory.
+    """
+
+    def __init__(self, setup: Setup, readahead: bool = True) -> None:
         import lmdb
 
-        size = max(1 << 30, 16 * setup.memory)
-        self._env: Any = lmdb.open(str(setup.folder / "lmdb"), map_size=size, sync=setup.durable)
+        size, path = max(1 << 30, 16 * setup.memory), str(setup.folder / "lmdb")
+        self._env: Any = lmdb.open(path, map_size=size, sync=setup.durable, readahead=readahead)
         self._pack = struct.Struct(">Q").pack
 
     def load(self, keys: Keys, values: Sequence[bytes]) -> None:

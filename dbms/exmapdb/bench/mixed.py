@@ -20,7 +20,7 @@ import numpy as np
 from exmapctl.bench.record import Record
 
 from exmapdb.bench.config import Config
-from exmapdb.bench.engines import FREEZABLE, Engine, Freezable, Frozen, Setup
+from exmapdb.bench.engines import FREEZABLE, Engine, Freezable, Frozen, Setup, open_exmapdb
 from exmapdb.bench.ycsb import BATCH, VALUE_BYTES, load
 
 __all__ = ["BESIDE", "Share", "run_mixed", "run_share", "scan_rates"]
@@ -195,19 +195,11 @@ def run_mixed(config: Config, advance: Callable[[str], None]) -> list[Record]:
     peers = config.peers_among(FREEZABLE)
     measured: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
-        setups = {
-            name: Setup(
-                Path(folder) / name,
-                config.memory,
-                config.durable,
-                config.backend,
-                config.threads,
-                config.beside == "background",
-            )
-            for name in ("exmapdb", *peers)
-        }
+        setups = {name: config.setup(Path(folder) / name) for name in ("exmapdb", *peers)}
         for name, setup in setups.items():
             setup.folder.mkdir()
+            if name == "exmapdb":
+                open_exmapdb(setup, "n").close()
             with contextlib.closing(FREEZABLE[name](setup)) as engine:
                 load(engine, config.rows)
             advance(f"load {name}")

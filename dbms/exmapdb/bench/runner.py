@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from exmapctl.bench.measure import counts_instructions
 from exmapctl.bench.record import Record
 
+from exmapdb.bench.bounded import BoundedLmdb
 from exmapdb.bench.config import Config
-from exmapdb.bench.engines import ENGINES, Engine, ExmapdbEngine, FrozenTable, Setup
+from exmapdb.bench.engines import ENGINES, ExmapdbEngine, FrozenTable, open_exmapdb
 from exmapdb.bench.mixed import scan_rates
-from exmapdb.bench.ycsb import WORKLOADS, Measured, Operations, Workload, load, prepare, run
+from exmapdb.bench.ycsb import WORKLOADS, Measured, Runner, Workload, prepare
 
 __all__ = ["run_ycsb"]
 
+ONE = "one_thread"
+# what is measured: its name, its unit, and 1 if more is better, else -1
+METRICS = (
+    ("p50", "p50_us", "us", -1),
+    ("p99", "p99_us", "us", -1),
+    ("p999", "p999_us", "us", -1),
+    ("cpu", "cpu_us", "us", -1),
+)
+
+# by workload, API and engine
 Rounds = dict[tuple[str, str, str], list[Measured]]
 
 
 def run_ycsb(config: Config, advance: Callable[[str], None]) -> list[Record]:
     """Load each engine once, run all workloads in turn, and compare exmapdb with each peer."""
     rounds: Rounds = {}
-    names = ["exmapdb", *config.peers_among(ENGINES)]
-    with tempfile.TemporaryDirectory(dir=config.folder) as folder:
-        setup = Setup(Path(folder), config.memory, config.durable, config.backend)
-        engines: dict[str, Engine] = {name: ENGINES[name](setup) for name in names}
-        try:
-            for name, engine in engines.items():
-                load(engine, config.rows)
-                advance(f"load {name}")
-            for work in config.among(WORKLOADS):
-                measure(config, work, engines, rounds, advance)
-            scan = scan_record(config, engines["exmapdb"])
-        finally:
-            for engine in engines.values():
-                engine.close()
+    with contextlib.ExitStack() as stack:
+        setup = config.setup(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.folder))))
+        open_exmapdb(setup, "n").close()
+        ours = ExmapdbEngine(setup)
+        runners: dict[str, Runner | BoundedLmdb] = {
+            "exmapdb": stack.enter_context(contextlib.closing(Runner(ours, config.threads)))
+        }
+        for name in config.peers_among(ENGINES):
+            if name == "lmdb" and config.data != "memory":
+                runners[name] = stack.enter_context(BoundedLmdb(setup))
+            else:
+                peer = Runner(ENGINES[name](setup), config.threads)
+                runners[name] = stack.enter_context(contextlib.closing(peer))
+        for name, runner in runners.items():
+            runner.load(config.rows)
+            advance(f"load {name}")
+        for work in config.among(WORKLOADS):
+            measure(config, work, runners, rounds, advance)
+        scan = scan_record(config, ours)
     return [*compare(config, rounds), scan]
 
 
@@ -47,40 +65,55 @@ def workload(config: Config, name: str) -> Workload:
 
 
 def measure(
-    config: Config, work: str, engines: dict[str, Engine], rounds: Rounds, advance: Callable[[str], None]
+    config: Config,
+    work: str,
+    runners: dict[str, Runner | BoundedLmdb],
+    rounds: Rounds,
+    advance: Callable[[str], None],
 ) -> None:
     """Run one workload, the engines taking turns, so that what the machine does meets all of them."""
-    operations: list[Operations] = [
-        prepare(workload(config, work), config.rows, config.operations, seed) for seed in range(config.rounds)
-    ]
+    chosen = workload(config, work)
+    seeds = range(config.rounds * config.threads)
+    parts = [prepare(chosen, config.rows, config.operations, seed) for seed in seeds]
+    turns = [parts[first :: config.rounds] for first in range(config.rounds)]
     for api in ("single", "batch"):
-        for chosen in operations:
-            for name, engine in engines.items():
-                found = run(engine, chosen, api == "batch")
-                rounds.setdefault((work, api, name), []).append(found)
+        for turn in turns:
+            for name, runner in runners.items():
+                rounds.setdefault((work, api, name), []).append(runner.run(turn, api == "batch"))
+            if config.threads > 1:
+                found = runners["exmapdb"].run(turn[:1], api == "batch")
+                rounds.setdefault((work, api, ONE), []).append(found)
         advance(f"{work} {api}")
 
 
 def compare(config: Config, rounds: Rounds) -> Iterator[Record]:
-    """Return two records for each case and peer: operations a second, and the 99th percentile."""
+    """Return a record for each case, metric and peer; one thread is a peer of several."""
+    rate = "rate" if config.threads == 1 else "together"
+    metrics = ((rate, "ops_per_s", "1/s", 1), *METRICS)
+    peers = [*config.peers_among(ENGINES), *([ONE] if config.threads > 1 else [])]
     for work in config.among(WORKLOADS):
         for api in ("single", "batch"):
-            mine, mine_p99 = medians(rounds[work, api, "exmapdb"])
-            for peer in config.peers_among(ENGINES):
-                rate, p99 = medians(rounds[work, api, peer])
-                case = config.case(work, api, 1)
-                yield Record("exmapdb", case, "ops_per_s", "1/s", mine, peer, mine / rate)
-                yield Record("exmapdb", case, "p99_us", "us", mine_p99, peer, p99 / mine_p99)
+            case = config.case(work, api)
+            for peer in peers:
+                mine, others = rounds[work, api, "exmapdb"], rounds[work, api, peer]
+                for field, metric, unit, better in metrics:
+                    ours, theirs = median(mine, field), median(others, field)
+                    yield Record("exmapdb", case, metric, unit, ours, peer, (ours / theirs) ** better)
+                if counts_instructions():
+                    # the clock is one of instructions, one for each nanosecond
+                    ours, theirs = 1e9 / median(mine, "rate"), 1e9 / median(others, "rate")
+                    yield Record(
+                        "exmapdb", case, "instructions_per_op", "instructions/op", ours, peer, theirs / ours
+                    )
 
 
-def medians(measured: Sequence[Measured]) -> tuple[float, float]:
-    """Return the medians of the rate and of the 99th percentile."""
-    return statistics.median(m.rate for m in measured), statistics.median(m.p99 for m in measured)
+def median(measured: Sequence[Measured], field: str) -> float:
+    """Return the median of a figure over all rounds."""
+    return float(statistics.median(getattr(each, field) for each in measured))
 
 
-def scan_record(config: Config, engine: Engine) -> Record:
+def scan_record(config: Config, engine: ExmapdbEngine) -> Record:
     """Compare a scan of all rows into columns with a copy of as many bytes."""
-    assert isinstance(engine, ExmapdbEngine)
     scan, copy = scan_rates(FrozenTable(engine.table()), config.rounds)
     return Record(
         "exmapdb", config.case("scan", "batch", 1), "scan_vs_memcpy", "B/s", scan, "memcpy", scan / copy

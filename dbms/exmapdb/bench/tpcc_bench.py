@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from exmapctl.bench.record import Record
 
 from exmapdb.bench import tpcc_exmapdb, tpcc_sqlite
 from exmapdb.bench.config import Config
+from exmapdb.bench.engines import open_exmapdb
 from exmapdb.bench.tpcc import MIX, Done, Engine, Terminal, Transactions, check_consistency, run
 from exmapdb.bench.tpcc_data import Scale, load
 from exmapdb.bench.tpcc_exmapdb import ExmapdbTpcc
 from exmapdb.bench.tpcc_sqlite import SqliteTpcc
-from exmapdb.database import Backend, Database
+from exmapdb.database import Database
 from exmapdb.errors import ExmapdbError
-from exmapdb.opening import open_database
 
 __all__ = ["InconsistentError", "run_tpcc"]
 
@@ -43,17 +43,8 @@ def run_tpcc(config: Config, advance: Callable[[str], None]) -> list[Record]:
     done: dict[str, list[Done]] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.folder)))
-        database = stack.enter_context(
-            open_database(
-                folder / "tpcc",
-                memory=cache,
-                backend=cast(Backend, config.backend),
-                durability="group" if config.durable else "async",
-                log="64MiB",
-                capacity=16 * memory,
-                workers=config.threads + 1,
-            )
-        )
+        setup = dataclasses.replace(config.setup(folder), memory=cache)
+        database = stack.enter_context(open_exmapdb(setup, "n"))
         load(database, scale, seed=1)
         runners = [Runner(OURS, ExmapdbTpcc(database), tpcc_exmapdb, config.threads)]
         if config.threads > 1:

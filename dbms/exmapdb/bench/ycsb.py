@@ -6,9 +6,10 @@ over all keys, as YCSB's hash does.
 
 from __future__ import annotations
 
-import statistics
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,18 @@ from numpy.typing import NDArray
 
 from exmapdb.bench.engines import Engine
 
-__all__ = ["BATCH", "VALUE_BYTES", "WORKLOADS", "Measured", "Workload", "load", "prepare", "run", "values_of"]
+__all__ = [
+    "BATCH",
+    "VALUE_BYTES",
+    "WORKLOADS",
+    "Measured",
+    "Operations",
+    "Runner",
+    "Workload",
+    "load",
+    "prepare",
+    "values_of",
+]
 
 VALUE_BYTES = 100
 BATCH = 256
@@ -44,6 +56,7 @@ WORKLOADS: dict[str, Workload] = {
     "ycsb-d": Workload(read=0.95, insert=0.05, popular="latest"),
     "ycsb-e": Workload(scan=0.95, insert=0.05),
     "ycsb-f": Workload(read=0.5, modify=0.5),
+    "update": Workload(update=1),
 }
 
 KINDS = ("read", "update", "insert", "scan", "modify")
@@ -60,10 +73,20 @@ class Operations:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run: operations a second, and the 99th percentile of a call, in microseconds."""
+    """One run.
+
+    rate: operations a second of the time that one thread has spent in calls.  together: operations a second
+    from the first call to the end of the last, of all threads, with what the bench itself does in between.
+    p50, p99, p999: percentiles of a call.  cpu: processor time of an operation, of all threads that the
+    process has, the bench's own included.  These in microseconds.
+    """
 
     rate: float
+    together: float
+    p50: float
     p99: float
+    p999: float
+    cpu: float
 
 
 def load(engine: Engine, rows: int) -> None:
@@ -105,12 +128,38 @@ def values_of(keys: NDArray[np.int64]) -> list[bytes]:
     return [b"%0*d" % (VALUE_BYTES, key) for key in keys.tolist()]
 
 
-def run(engine: Engine, operations: Operations, batched: bool) -> Measured:
-    """Do all operations, one by one, or as many at a time as a batch has."""
-    calls = batches(engine, operations) if batched else singles(engine, operations)
-    times = list(calls)
-    p99 = statistics.quantiles(times, n=100)[98] if len(times) > 1 else times[0]
-    return Measured(len(operations.keys) / (sum(times) / 1e9), p99 / 1000)
+class Runner:
+    """An engine, and threads that use it, always the same: SQLite has a connection and a cache for each."""
+
+    def __init__(self, engine: Engine, threads: int = 1) -> None:
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(threads)
+
+    def load(self, rows: int) -> None:
+        """Fill the engine."""
+        load(self._engine, rows)
+
+    def run(self, parts: Sequence[Operations], batched: bool) -> Measured:
+        """Do all operations, one by one or as many at a time as a batch has, in a thread for each part."""
+        together = threading.Barrier(len(parts))
+
+        def work(operations: Operations) -> tuple[int, list[int], int]:
+            calls = (batches if batched else singles)(self._engine, operations)
+            together.wait()
+            return time.perf_counter_ns(), list(calls), time.perf_counter_ns()
+
+        begin = time.process_time_ns()
+        begins, times, ends = zip(*self._threads.map(work, parts), strict=True)
+        cpu = time.process_time_ns() - begin
+        count, calls = sum(len(part.keys) for part in parts), np.concatenate(times)
+        p50, p99, p999 = np.percentile(calls, (50, 99, 99.9)) / 1000
+        wall = max(ends) - min(begins)
+        return Measured(count / calls.sum() * 1e9, count / wall * 1e9, p50, p99, p999, cpu / 1000 / count)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._threads.shutdown()
+        self._engine.close()
 
 
 def singles(engine: Engine, operations: Operations) -> Iterator[int]:
