@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,60 @@ COMMITTED = kernels.ROOT / "docs/bench"
 METRICS = ("instructions_per_op", "instructions_per_io")
 # of others, which are measured for comparison
 FOREIGN = ("how=m", "how=p", "how=f", "how=u", "path=pread", "path=uring")
-# what a bench needs besides its name: of ci/vm, and of exmapctl
-GUESTS: dict[str, tuple[list[str], list[str]]] = {
-    "pages": (["--memory", "8G"], []),
-    "presence": (["--memory", "8G"], []),
-    "snapshot": (["--memory", "9G"], ["--sizes", "1GiB"]),
-    "nvme": (
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A command, and the options of ci/vm for its guest.
+
+    counts: it runs where instructions are counted, too; with what is other, or more, there.
+    """
+
+    command: Sequence[str]
+    guest: Sequence[str] = ()
+    counts: bool = True
+    counted_command: Sequence[str] = ()
+    counted_guest: Sequence[str] = ()
+
+
+def of_exmapdb(*options: str, counted: Sequence[str] = ()) -> Bench:
+    """Return a bench of exmapdb on owned NVMe queues, its peers on a file system on another disk."""
+    bench = 'exec exmapdb bench --device nvme:$EXMAP_NVME --folder /tmp/disk --json "$@"'
+    prepare = ("sh", "ci/guest-nvme.sh", "exmap0", "sh", "ci/guest-disk.sh", "exmap1", "/tmp/disk")
+    command = [*prepare, "sh", "-c", bench, "exmapdb", *options]
+    return Bench(command, ("--nvme", "2G,2G", "--iommu", "--memory", "4G"), bool(counted), counted)
+
+
+def of_exmapctl(name: str, *options: str) -> tuple[str, ...]:
+    """Return a command of exmapctl."""
+    return ("exmapctl", "bench", name, *options, "--json")
+
+
+IN_MEMORY = (
+    "exmapdb",
+    "bench",
+    "--workloads",
+    "ycsb-c,update,ycsb-e",
+    "--rows",
+    "20000",
+    "--no-durable",
+    "--json",
+)
+BENCHES = {
+    "pages": Bench(of_exmapctl("pages"), ("--memory", "8G")),
+    "presence": Bench(of_exmapctl("presence"), ("--memory", "8G")),
+    "snapshot": Bench(of_exmapctl("snapshot", "--sizes", "1GiB"), ("--memory", "9G")),
+    "nvme": Bench(
+        of_exmapctl("nvme", "/dev/nvme0n1", "--overwrite", "--depths", "1,32"),
         # for throughput: what the stock driver transfers is translated by the IOMMU as what we do
-        ["--nvme", "256M:fast", "--iommu"],
-        ["/dev/nvme0n1", "--overwrite", "--depths", "1,32"],
+        ("--nvme", "256M:fast", "--iommu"),
+        # io_uring's cheapest case
+        counted_guest=("--append", "iommu=pt"),
     ),
+    "exmapdb": of_exmapdb("--beside", "background", counted=IN_MEMORY),
+    "exmapdb-4x": of_exmapdb("--workloads", "ycsb-c", "--data", "4x", "--keys", "uniform"),
+    "exmapdb-writers": of_exmapdb("--workloads", "update,mixed", "--threads", "2", "--peers", "sqlite"),
 }
-# more of it where instructions are counted: io_uring's cheapest case
-COUNTED = {"nvme": ("--append", "iommu=pt")}
 Records = list[dict[str, Any]]
 
 
@@ -56,19 +98,27 @@ def regressions(before: Records, after: Records) -> list[str]:
 
 
 def run_bench(
-    bench: str,
+    name: str,
     kernel: str,
     *options: str,
+    counted: bool = False,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> tuple[Records, int]:
-    """Run a bench in a guest, with more options of ci/vm; return its records and its exit code."""
-    guest, usual = GUESTS[bench]
-    command = ["ci/vm", "run", "--kernel", kernel, *guest, "--load", *options]
-    check = [] if "--icount" in options else ["--check"]
-    command += ["--", "exmapctl", "bench", bench, *usual, "--json", *check, *arguments]
+    """Run a bench in a guest, with more options of ci/vm; return its records and its exit code.
+
+    counted: in one whose clock counts instructions; else held against its targets.
+    """
+    bench = BENCHES[name]
+    command = ["ci/vm", "run", "--kernel", kernel, "--load", *options]
+    if not counted:
+        command += [*bench.guest, "--", *bench.command, "--check"]
+    elif bench.counted_command:
+        command += ["--smp", "1", "--icount", "--", *bench.counted_command]
+    else:
+        command += [*bench.guest, *bench.counted_guest, "--smp", "1", "--icount", "--", *bench.command]
     with processes.process_group(
-        command, cwd=kernels.ROOT, output=subprocess.PIPE, env=environment
+        [*command, *arguments], cwd=kernels.ROOT, output=subprocess.PIPE, env=environment
     ) as process:
         output, _ = process.communicate()
     try:
@@ -78,18 +128,19 @@ def run_bench(
     return records, process.returncode
 
 
-def _one(bench: str, kernel: str, update: bool) -> int:
-    file = COMMITTED / f"{bench}-{kernel}.json"
-    counted, _ = run_bench(bench, kernel, "--smp", "1", "--icount", *COUNTED.get(bench, ()))
-    timed, missed = run_bench(bench, kernel)
-    if not counted or not timed:
-        print(f"bench {bench} on {kernel}: FAILED: no figures")
+def _one(name: str, kernel: str, update: bool) -> int:
+    file = COMMITTED / f"{name}-{kernel}.json"
+    counts = BENCHES[name].counts
+    counted: Records = run_bench(name, kernel, counted=True)[0] if counts else []
+    timed, missed = run_bench(name, kernel)
+    if not timed or (counts and not counted):
+        print(f"bench {name} on {kernel}: FAILED: no figures")
         return 1
     before: Records = json.loads(file.read_text())["counted"] if file.exists() else []
     worse = regressions(before, counted)
     for line in worse:
-        print(f"bench {bench} on {kernel}: WORSE: {line}")
-    print(f"bench {bench} on {kernel}: targets {'missed' if missed else 'met'}, {len(worse)} regressions")
+        print(f"bench {name} on {kernel}: WORSE: {line}")
+    print(f"bench {name} on {kernel}: targets {'missed' if missed else 'met'}, {len(worse)} regressions")
     if update:
         COMMITTED.mkdir(exist_ok=True)
         file.write_text(json.dumps({"counted": counted, "timed": timed}, indent=1) + "\n")
@@ -101,13 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ci/bench.py", description=__doc__)
     parser.add_argument("--kernel", default="6.12")
     parser.add_argument("--update", action="store_true", help="make these the committed figures")
-    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"of {', '.join(GUESTS)}; else all")
+    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"of {', '.join(BENCHES)}; else all")
     args = parser.parse_args(argv)
-    unknown = set(args.benches) - set(GUESTS)
+    unknown = set(args.benches) - set(BENCHES)
     if unknown:
         parser.error(f"no bench {', '.join(sorted(unknown))}")
     processes.exit_on_signals()
-    return max(_one(bench, args.kernel, args.update) for bench in args.benches or GUESTS)
+    return max(_one(bench, args.kernel, args.update) for bench in args.benches or BENCHES)
 
 
 if __name__ == "__main__":

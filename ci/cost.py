@@ -34,7 +34,8 @@ def added(whole: Figures, without: Figures) -> dict[str, float]:
 
 def _measure(kernel: str, flags: str) -> Figures:
     records, _ = bench.run_bench(
-        *("pages", kernel, "--smp", "1", "--icount", "--no-lock"),
+        *("pages", kernel, "--no-lock"),
+        counted=True,
         arguments=["--quick"],
         environment=os.environ | {"KCFLAGS": flags},
     )

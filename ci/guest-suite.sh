@@ -6,9 +6,5 @@ set -e
 EXMAP_TEST_BLOCK=/dev/$(sh ci/guest-controller.sh exmap0)n1
 export EXMAP_TEST_BLOCK
 export EXMAP_TEST_DIR=/tmp/ext4
-mkdir -p "$EXMAP_TEST_DIR"
-disk=/dev/$(sh ci/guest-controller.sh exmap1)n1
-mkfs.ext4 -q -F "$disk"
-mount "$disk" "$EXMAP_TEST_DIR"
-trap 'umount "$EXMAP_TEST_DIR"' EXIT
-python -m pytest -q -p no:cacheprovider --durations=12 --junitxml="$EXMAP_OUT/junit.xml" "${@:-tests/vm}"
+exec sh ci/guest-disk.sh exmap1 "$EXMAP_TEST_DIR" \
+	python -m pytest -q -p no:cacheprovider --durations=12 --junitxml="$EXMAP_OUT/junit.xml" "${@:-tests/vm}"
