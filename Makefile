@@ -14,7 +14,7 @@ help:
 	@echo "  BACKEND=posix  without a guest   STORAGE=block  on a block device, not on NVMe queues"
 	@echo "make test                   lint, host tests, a power failure, the VM suite on both kernels"
 	@echo "make test-debug             the VM suite under KASAN, lockdep and kmemleak (ci/debug-kernel)"
-	@echo "make test-kcsan             the C cases, random calls and snapshots where data races are reported (ci/debug-kernel)"
+	@echo "make test-kcsan             the VM suite where data races are reported (ci/debug-kernel)"
 	@echo "make test-matrix            the VM suite on 6.1, 6.12 and 7.2 (Debian sid, in a chroot)"
 	@echo "make fuzz                   damaged databases, at random, for FUZZ_SECONDS (600)"
 	@echo "make crash                  kill exmapdb, and guests that run it, many times: transfers and TPC-C"
@@ -46,7 +46,7 @@ test-debug: setup
 	@$(PY) ci/suite.py vm-faults:debug vm:debug@1/2+vm:debug@2/2
 
 test-kcsan: setup
-	@$(PY) ci/suite.py vm-short:debug-kcsan vm-races:debug-kcsan
+	@$(PY) ci/suite.py vm-short:debug-kcsan vm:debug-kcsan@1/2+vm:debug-kcsan@2/2
 
 test-matrix: setup
 	@ci/chroot-kernel sid
