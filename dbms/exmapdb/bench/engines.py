@@ -24,6 +24,7 @@ from exmapdb.database import Backend, Database
 from exmapdb.opening import open_database
 from exmapdb.storage import Flag
 from exmapdb.table import Table
+from exmapdb.workers import WorkerPool
 
 __all__ = [
     "ENGINES",
@@ -214,13 +215,15 @@ class ForkEngine(ExmapdbEngine):
         reader, writer = os.pipe()
         taken = [pool.take() for _ in range(self._workers)]
         pid = os.fork()
-        for worker in taken:
-            pool.give(worker)
         if not pid:
             try:
+                # a writer that waits for a worker may have the pool's lock, and is not here to let go of it
+                self._database.workers = WorkerPool(taken)
                 os.write(writer, CHILD_SAYS.pack(*FrozenTable(self._table).scan()))
             finally:
                 os._exit(0)
+        for worker in taken:
+            pool.give(worker)
         os.close(writer)
         try:
             yield Child(reader)
