@@ -1,4 +1,4 @@
-"""Names the packages, the cffi builders and an extension; all else is in pyproject.toml."""
+"""Names the packages, the cffi builders and extensions; all else is in pyproject.toml."""
 
 from setuptools import Extension, setup
 
@@ -16,16 +16,23 @@ PACKAGES = {
     **{f"exmap_kmod.{name}": f"kmod/{name}" for name in ("compat", "nvme", "selftest", "uapi")},
 }
 
+
+def extension(name: str, *sources: str) -> Extension:
+    """Return an extension module of exmapdb."""
+    return Extension(
+        f"exmapdb.{name}",
+        [f"dbms/native/{source}" for source in sources],
+        depends=["dbms/native/exdb.h", "dbms/native/key.h"],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
+    )
+
+
 setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     ext_modules=[
-        Extension(
-            "exmapdb._reader",
-            ["dbms/native/python/reader.c", "dbms/native/key.c"],
-            depends=["dbms/native/exdb.h", "dbms/native/key.h"],
-            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
-        )
+        extension("_reader", "python/reader.c", "key.c"),
+        extension("_writer", "python/writer.c"),
     ],
     cffi_modules=[f"{path}:ffibuilder" for path in BUILDERS],
 )

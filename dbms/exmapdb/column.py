@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,6 +94,13 @@ def to_python(kind: ColumnType) -> Callable[[Any], Any] | None:
     if kind.is_decimal:
         return lambda number: decimal.Decimal(number).scaleb(-kind.scale, WIDE)
     return _TO_PYTHON.get(kind)
+
+
+def to_stored(kind: ColumnType) -> Callable[[Any], Any] | None:
+    """Return what turns a value of Python into what is stored, or None if it is that already."""
+    if kind.is_decimal or kind in (ColumnType.DATE, ColumnType.TIMESTAMP):
+        return functools.partial(from_python, kind)
+    return None
 
 
 def from_python(kind: ColumnType, value: Any) -> Any:

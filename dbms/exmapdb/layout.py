@@ -8,10 +8,12 @@ from typing import Any
 
 from exmapdb._core import ffi, lib
 from exmapdb._reader import Channel, Reader
+from exmapdb._writer import Writer
 from exmapdb.buffers import RowBuffer
-from exmapdb.column import from_python, to_python
+from exmapdb.column import from_python, to_python, to_stored
 from exmapdb.errors import InvalidValueError, NoSuchIndexError, SchemaError
 from exmapdb.schema import ColumnType, Field, Schema
+from exmapdb.workers import address_of
 
 __all__ = ["Index", "Key", "Layout", "StoredColumn", "TableInfo"]
 
@@ -86,8 +88,10 @@ class Layout:
     """A table's rows as the native core reads and writes them.
 
     generation: of the catalog, when `info` was read; 0 for the tables of the catalog, which never change.
-    read: takes a key and returns its row, None if there is none, or NotImplemented if that would take
-    longer; always the last one without a channel.
+    read: takes a key, and the address of a transaction if it is one that looks, and returns the row, None
+    if there is none, or NotImplemented if that would take longer; always the last one without a channel.
+    write: takes the addresses of a worker and of a transaction, a row, and whether it may replace one;
+    returns what the native core says, or NotImplemented for rows that take conversions, or are wrong.
     """
 
     def __init__(self, info: TableInfo, generation: int, channel: Channel | None = None) -> None:
@@ -97,7 +101,8 @@ class Layout:
         self.key_types = tuple(self.schema.fields[i].type for i in self.schema.key_indexes)
         self.handle = self._make_handle()
         self.buffers: dict[int, RowBuffer] = {}
-        self.read: Callable[[Key], Any] = self._make_reader(channel) if channel else lambda _: NotImplemented
+        self.write = self._make_writer()
+        self.read: Callable[..., Any] = self._make_reader(channel) if channel else lambda *_: NotImplemented
 
     def copy(self) -> Layout:
         """Return the same with buffers of its own."""
@@ -106,8 +111,12 @@ class Layout:
     def _make_reader(self, channel: Channel) -> Reader:
         columns = tuple((f.name, f.type.code, to_python(f.type)) for f in self.schema.fields)
         types = bytes(kind.code for kind in self.key_types)
-        address = int(ffi.cast("uintptr_t", self.handle))
-        return Reader(channel, address, self.handle, self.info.tree, types, columns)
+        return Reader(channel, address_of(self.handle), self.handle, self.info.tree, types, columns)
+
+    def _make_writer(self) -> Writer:
+        columns = tuple((f.name, f.type.code, to_stored(f.type), f.nullable) for f in self.schema.fields)
+        insert = address_of(ffi.addressof(lib, "exdb_table_insert"))
+        return Writer(insert, address_of(self.handle), self.handle, self.info.tree, columns)
 
     def _make_handle(self) -> Any:
         info = self.info

@@ -19,9 +19,10 @@ from exmapdb.errors import (
     TransactionEndedError,
     UniqueError,
 )
-from exmapdb.layout import Layout, TableInfo
+from exmapdb.layout import Key, Layout, TableInfo
 from exmapdb.schema import Field, Schema
 from exmapdb.table import Table
+from exmapdb.workers import address_of
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
@@ -43,6 +44,10 @@ class GoneView:
         """Raise NoSuchTableError."""
         raise NoSuchTableError(self._name, [])
 
+    def read(self, _layout: Layout, _key: Key) -> Any:
+        """Leave it to what takes a session."""
+        return NotImplemented
+
 
 class Transaction:
     """A serializable transaction; a context manager that commits, or rolls back after an error.
@@ -59,6 +64,7 @@ class Transaction:
     def __init__(self, database: Database, handle: Any) -> None:
         self._database = database
         self._handle = handle
+        self._address = address_of(handle)
         # a transaction is one thread's at a time
         self._lock = threading.RLock()
         # one object for each name, so that whoever has it sees what the transaction makes of the table
@@ -273,6 +279,11 @@ class Transaction:
                 raise TransactionEndedError
             with self._database.worker() as worker:
                 yield worker, self._handle
+
+    def read(self, layout: Layout, key: Key) -> Any:
+        """Return the row with this key, None, or NotImplemented if that would take longer; see Layout."""
+        with self._lock:
+            return NotImplemented if self._handle is None else layout.read(key, self._address)
 
     def _end(self) -> None:
         handle, self._handle = self._handle, None

@@ -2,22 +2,31 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from exmapdb._core import ffi, lib
 from exmapdb._reader import Channel
 from exmapdb.errors import DatabaseClosedError
 
-__all__ = ["Worker", "WorkerPool", "make_channel"]
+__all__ = ["Worker", "WorkerPool", "address_of", "make_channel"]
+
+
+def address_of(handle: Any) -> int:
+    """Return the address that a pointer of cffi's has."""
+    return int(ffi.cast("uintptr_t", handle))
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A channel into the native core: an exmap interface and its counters."""
+    """A channel into the native core: an exmap interface and its counters; address: of the handle."""
 
     index: int
     handle: Any
+    address: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", address_of(self.handle))
 
     @property
     def error_page(self) -> int:
@@ -32,8 +41,8 @@ class Worker:
 
 def make_channel(handle: Any) -> Channel:
     """Make the channel of a database whose holder is whoever has the GIL; it only sees resident pages."""
-    get = int(ffi.cast("uintptr_t", ffi.addressof(lib, "exdb_table_get")))
-    return Channel(get, int(ffi.cast("uintptr_t", lib.exdb_resident_worker(handle))))
+    get = address_of(ffi.addressof(lib, "exdb_table_get"))
+    return Channel(get, address_of(lib.exdb_resident_worker(handle)))
 
 
 class WorkerPool:

@@ -59,8 +59,8 @@ def short(table: exmapdb.Table, key: object) -> Any:
 
 
 def by_the_long_way(db: exmapdb.Database, key: Any) -> Any:
-    with db.begin() as txn:
-        return txn.table("t").get(key)
+    with db.snapshot() as snapshot:
+        return snapshot.table("t").get(key)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -151,8 +151,31 @@ def test_what_a_transaction_has_not_committed_is_not_seen(db: exmapdb.Database) 
         mine = txn.table("t")
         mine.upsert({"k": 1, "v": 2})
         assert mine.get(1) == {"k": 1, "v": 2}
+        assert txn.read(mine.layout, 1) == {"k": 1, "v": 2}
         assert table.get(1) == {"k": 1, "v": 1}
     assert table.get(1) == {"k": 1, "v": 2}
+
+
+def test_what_a_transaction_reads_the_short_way_counts(db: exmapdb.Database) -> None:
+    table = db.create_table("t", {"k": "int64", "v": "int64"}, key="k")
+    table.insert({"k": 1, "v": 1})
+    for key in (1, 2):  # one that is there, and one that is not
+        txn = db.begin()
+        assert txn.read(txn.table("t").layout, key) is not NotImplemented
+        txn.table("t").upsert({"k": 3, "v": key})
+        table.upsert({"k": key, "v": 5})
+        with pytest.raises(exmapdb.ConflictError):
+            txn.commit()
+    assert table.get(3) is None
+
+
+def test_a_transaction_that_has_ended_reads_nothing(db: exmapdb.Database) -> None:
+    table = db.create_table("t", {"k": "int64", "v": "int64"}, key="k")
+    with db.begin() as txn:
+        mine = txn.table("t")
+    assert txn.read(table.layout, 1) is NotImplemented
+    with pytest.raises(exmapdb.TransactionEndedError):
+        mine.get(1)
 
 
 def test_a_closed_database_is_not_read(tmp_path: Path) -> None:

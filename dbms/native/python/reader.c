@@ -2,7 +2,8 @@
 /*
  * exmapdb._reader: single rows for Python, in one call and without a detour.
  *
- * A Reader looks only at pages that are resident and that nobody has latched, on a channel that the
+ * A Reader looks only at pages that are resident and that nobody has latched, as a transaction sees them
+ * if one is given, whose owner lets nobody else use it meanwhile.  It does so on a channel that the
  * holder of the GIL has for himself, so that it neither lends a worker nor lets go of the GIL.
  * In all other cases, and for every value that it does not know, it returns NotImplemented, and
  * who called it goes the long way, whose conversions and errors are the ones that count.
@@ -230,13 +231,20 @@ static PyObject *reader_call(PyObject *object, PyObject *const *args, size_t nar
 {
 	const struct reader *self = (const struct reader *)object;
 	struct exdb_worker *worker = self->channel->worker;
+	struct exdb_txn *txn = NULL;
 	struct exdb_key key;
 	PyObject *row;
 	int ret;
 
-	if (PyVectorcall_NARGS(nargs) != 1 || names) {
-		PyErr_SetString(PyExc_TypeError, "a reader takes a key");
+	nargs = PyVectorcall_NARGS(nargs);
+	if (nargs < 1 || nargs > 2 || names) {
+		PyErr_SetString(PyExc_TypeError, "a reader takes a key, and a transaction");
 		return NULL;
+	}
+	if (nargs == 2) {
+		txn = PyLong_AsVoidPtr(args[1]);
+		if (PyErr_Occurred())
+			return NULL;
 	}
 	if (!worker || put_key(self, &key, args[0]))
 		Py_RETURN_NOTIMPLEMENTED;
@@ -245,7 +253,7 @@ static PyObject *reader_call(PyObject *object, PyObject *const *args, size_t nar
 	if (!row)
 		return NULL;
 	worker = self->channel->worker;
-	ret = worker ? self->channel->get(worker, NULL, self->layout, self->tree, &key, self->vectors) :
+	ret = worker ? self->channel->get(worker, txn, self->layout, self->tree, &key, self->vectors) :
 		       -EAGAIN;
 	if (!ret && !fill_row(self, row))
 		return row;
