@@ -32,6 +32,7 @@ THREADS = 2
 ACCOUNT = {"id": "int64", "balance": "int64", "moves": "int64", "pad": "text"}
 TRANSFER = {"id": "int64", "source": "int64", "target": "int64", "amount": "int64"}
 PAD = "p" * 120  # more pages than frames
+LARGE = 17  # of so many accounts one has values larger than a page
 ACK = struct.Struct("<q")
 
 
@@ -58,12 +59,17 @@ def up_to(ends: Iterable[int]) -> set[int]:
     return {number for thread, end in enumerate(ends) for number in range(thread, end, THREADS)}
 
 
+def pad_of(account: int, moves: int) -> str:
+    """Return what an account has beside its balance after so many moves."""
+    return PAD if account % LARGE else f"{account}.{moves};" * (400 * (moves % 7))
+
+
 def make_bank(path: Path, **options: Any) -> Bank:
     """Make a bank; every account has the same."""
     with exmapdb.open(path, flag="n", **options) as db:
         accounts = db.create_table("accounts", ACCOUNT, key="id")
         columns = {"id": range(ACCOUNTS), "balance": [START] * ACCOUNTS, "moves": [0] * ACCOUNTS}
-        accounts.insert_many(columns | {"pad": [PAD] * ACCOUNTS})
+        accounts.insert_many(columns | {"pad": [pad_of(account, 0) for account in range(ACCOUNTS)]})
         db.create_table("transfers", TRANSFER, key="id")
     return Bank(path, options)
 
@@ -74,7 +80,9 @@ def move(txn: exmapdb.Transaction, number: int, source: int, target: int, amount
     for account, change in ((source, -amount), (target, amount)):
         row = accounts.get(account)
         assert row is not None
-        accounts.update(account, {"balance": row["balance"] + change, "moves": row["moves"] + 1})
+        moves = row["moves"] + 1
+        changes = {"balance": row["balance"] + change, "moves": moves, "pad": pad_of(account, moves)}
+        accounts.update(account, changes)
     transfer = {"id": number, "source": source, "target": target, "amount": amount}
     txn.table("transfers").insert(transfer)
 
@@ -122,12 +130,14 @@ def audit(bank: Bank, durable: bool) -> Audit:
     with exmapdb.open(bank.path, flag="w", **bank.options) as db:
         seconds = time.perf_counter() - begin
         recovered = db.stats().recovered
-        columns = ["id", "balance", "moves"]
+        columns = ["id", "balance", "moves", "pad"]
         accounts = {i: values for i, *values in rows_of(db.table("accounts"), columns)}
         transfers = {i: values for i, *values in rows_of(db.table("transfers"), list(TRANSFER))}
         db.check()
     if durable:
         assert bank.acknowledged <= transfers.keys()
+    assert all(pad == pad_of(i, moves) for i, (_, moves, pad) in accounts.items())
+    accounts = {i: values[:2] for i, values in accounts.items()}
     expected = {i: [START, 0] for i in range(ACCOUNTS)}
     for source, target, amount in transfers.values():
         for account, change in ((source, -amount), (target, amount)):

@@ -3,6 +3,7 @@
 Independent of the native core: whoever breaks a tree in it does not break this reader.
 """
 
+import itertools
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +14,20 @@ PAGE = 4096
 HEADER = struct.Struct("<IIQQBBHI")
 META = struct.Struct("<IIIIQQQQQQII")
 NODE = struct.Struct("<QQHHHHQ")
-SLOT = struct.Struct("<HHHHI")
+SLOT = struct.Struct("<HHHBBI")
+REF = struct.Struct("<QII")
+RAW = 1 << 31
 MAGIC, INNER, LEAF, FREE, MAP, ROOT = 0x42445845, 2, 3, 4, 5, 6
 SLOTS = (PAGE - HEADER.size) // 8
 BLOCKS = (PAGE - HEADER.size) // 4
 DIRECTORY = 1
-DROPPED = 1 << 63
+FLAGS = 3 << 62  # of a root: dropped, and it has had large values
 NODE_SPACE = PAGE - HEADER.size - NODE.size
 
 
 @dataclass(slots=True)
 class Node:
-    """A page of a tree: used counts the bytes of entries and slots."""
+    """A page of a tree: used counts the bytes of entries and slots, extents are first pages and lengths."""
 
     page: int
     level: int
@@ -32,14 +35,26 @@ class Node:
     keys: list[bytes]
     values: list[bytes]
     used: int
+    extents: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Census:
-    """The pages of a database: for each root its nodes, in the order of a walk from left to right."""
+    """The pages of a database: for each root its nodes, in the order of a walk from left to right.
+
+    runs: first page and length of those that are free.
+    """
 
     trees: dict[int, list[Node]] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
+    runs: list[tuple[int, int]] = field(default_factory=list)
+
+    def extents(self) -> list[int]:
+        """Return the pages of all extents."""
+        nodes = (node for nodes in self.trees.values() for node in nodes)
+        return [
+            page + i for node in nodes for page, length in node.extents for i in range(-(-length // PAGE))
+        ]
 
 
 @dataclass(slots=True)
@@ -75,8 +90,10 @@ def blocks_in(file: bytes, block: int, number: int, kind: int) -> tuple[int, ...
         return numbers
     blocks, checksums = numbers[::2], numbers[1::2]
     for found, checksum in zip(blocks, checksums, strict=True):
-        assert not found or struct.unpack_from("<I", file, found * PAGE + 4) == (checksum,)
-    return blocks
+        # that of a page without a header is for the native core alone to check
+        sealed = found and not found & RAW
+        assert not sealed or struct.unpack_from("<I", file, found * PAGE + 4) == (checksum,)
+    return tuple(found & ~RAW for found in blocks)
 
 
 def page_blocks(file: bytes) -> dict[int, int]:
@@ -110,16 +127,40 @@ def check_file(path: Path) -> Census:
     free_page = meta.free_page
     for leaf in list(census.trees[DIRECTORY]):
         for root in leaf.values if not leaf.level else []:
-            check_tree(data, int.from_bytes(root, "little") & ~DROPPED, census)
+            check_tree(data, int.from_bytes(root, "little") & ~FLAGS, census)
     while free_page:
         assert header(data, free_page) == (FREE, 0)
         census.free.append(free_page)
         (free_page,) = struct.unpack_from("<Q", data, free_page * PAGE + HEADER.size)
         assert len(census.free) <= meta.nr_free
     assert len(census.free) == meta.nr_free
-    known = census.free + [node.page for nodes in census.trees.values() for node in nodes]
-    assert sorted(known) == list(range(1, meta.next_page))
+    known = census.free + [node.page for nodes in census.trees.values() for node in nodes] + census.extents()
+    unused = free_runs(census)
+    assert not set(unused) & page_blocks(path.read_bytes()).keys()
+    assert sorted(known + unused) == list(range(1, meta.next_page))
     return census
+
+
+def free_runs(census: Census) -> list[int]:
+    """Read the tree of free runs, and return their pages; AssertionError if two of them touch."""
+    (root,) = (
+        value
+        for node in census.trees[DIRECTORY]
+        for key, value in zip(node.keys, node.values, strict=False)
+        if not node.level and key == bytes(4)
+    )
+    leaves = [node for node in census.trees[int.from_bytes(root, "little")] if not node.level]
+    entries = [entry for node in leaves for entry in zip(node.keys, node.values, strict=True)]
+    numbers = [[int.from_bytes(key[i : i + 8], "big") for i in range(1, len(key), 8)] for key, _ in entries]
+    pairs = list(zip(entries, numbers, strict=True))
+    by_place = [
+        (first, int.from_bytes(value, "little")) for ((key, value), (first, *_)) in pairs if not key[0]
+    ]
+    by_length = [(first, length) for ((key, _), (length, *rest)) in pairs if key[0] for first in rest]
+    assert sorted(by_length) == by_place
+    assert all(first + length < after for (first, length), (after, _) in itertools.pairwise(by_place))
+    census.runs = by_place
+    return [first + i for first, length in by_place for i in range(length)]
 
 
 def check_tree(data: bytes, root: int, census: Census) -> None:
@@ -146,13 +187,19 @@ def read_node(data: bytes, page: int) -> Node:
     node = Node(page, level, link, [], [], count * SLOT.size)
     for i in range(count):
         at = start + HEADER.size + NODE.size + i * SLOT.size
-        offset, key_length, value_length, _, head = SLOT.unpack_from(data, at)
+        offset, key_length, value_length, large, _, head = SLOT.unpack_from(data, at)
         assert begin <= offset <= PAGE - key_length - value_length
         key = data[start + offset : start + offset + key_length]
         assert head == int.from_bytes(key[:4].ljust(4, b"\0"), "big")
         node.keys.append(key)
         node.values.append(data[start + offset + key_length : start + offset + key_length + value_length])
         node.used += key_length + value_length
+        for ref in range(large):
+            place = start + offset + key_length + value_length - (large - ref) * REF.size
+            page_number, length, _ = REF.unpack_from(data, place)
+            assert page_number
+            assert length
+            node.extents.append((page_number, length))
     assert slots_end <= begin
     assert node.used - count * SLOT.size + garbage == PAGE - begin
     return node

@@ -3,7 +3,8 @@
     magic
     pages, ascending, their checksums 0
     u32 for each of them: its number
-    16 bytes for each page of the database from page 1 on: its BLAKE2b
+    u8 for each of them: what it is, as exdb_freeze_load says
+    16 bytes for each page of the database from page 1 on: its BLAKE2b, 0 if it is unused and so in no file
     JSON: what there is to know
     footer: length of the JSON, pages in the file, pages of the database, BLAKE2b of all behind the pages
     magic
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BackupResult", "Kept", "restore", "write_backup"]
 
-MAGIC: Final = b"EXDBBAK1"
+MAGIC: Final = b"EXDBBAK2"
 FOOTER: Final = struct.Struct("<III16s8s")
 DIGEST: Final = 16
+UNUSED: Final = bytes(DIGEST)
 RUN: Final = 256  # pages that are read at a time
 
 Open = Callable[..., "Database"]
@@ -79,12 +81,19 @@ class Manifest:
     free_page: int
     nr_free: int
     numbers: NDArray[np.uint32]
+    kinds: bytes
     digests: NDArray[np.void]
 
+    def digest(self, number: int) -> bytes:
+        """Return that of a page."""
+        return bytes(self.digests[number - 1].tobytes())
 
-def digest(data: bytes | bytearray | memoryview) -> bytes:
-    """Return the BLAKE2b of some bytes, 16 of it."""
-    return hashlib.blake2b(data, digest_size=DIGEST).digest()
+
+def digest(data: bytes | bytearray | memoryview, kind: int = lib.EXDB_PAGE_NODE) -> bytes:
+    """Return the BLAKE2b of some bytes, 16 of it; pages of two kinds are never the same."""
+    if kind == lib.EXDB_PAGE_UNUSED:
+        return UNUSED
+    return hashlib.blake2b(data, digest_size=DIGEST, person=bytes([kind])).digest()
 
 
 def write_backup(
@@ -133,6 +142,7 @@ class Writer:
         self._earlier = earlier
         self._digests = bytearray(earlier.digests.tobytes()) if earlier else bytearray()
         self.numbers: list[int] = []
+        self.kinds = bytearray()
         self.read = 0
         file.write(MAGIC)
 
@@ -141,12 +151,13 @@ class Writer:
         self.read += count
         # direct I/O wants aligned memory
         with mmap.mmap(-1, count * PAGE_SIZE) as buffer, memoryview(buffer) as memory:
-            frozen.load(first, count, memory)
+            kinds = frozen.load(first, count, memory)
             for i in range(count):
                 page = memory[i * PAGE_SIZE : (i + 1) * PAGE_SIZE]
-                found, at = digest(page), DIGEST * (first + i - 1)
-                if self._earlier is None or not has_page(self._earlier, first + i, found):
+                found, at = digest(page, kinds[i]), DIGEST * (first + i - 1)
+                if found != UNUSED and not has_page(self._earlier, first + i, found):
                     self.numbers.append(first + i)
+                    self.kinds.append(kinds[i])
                     self._file.write(page)
                 self._digests[at : at + DIGEST] = found
                 page.release()
@@ -163,15 +174,15 @@ class Writer:
             "nr_free": stats.nr_free,
         }
         text = json.dumps(about).encode()
-        trailer = np.array(self.numbers, "<u4").tobytes() + digests + text
+        trailer = np.array(self.numbers, "<u4").tobytes() + self.kinds + digests + text
         footer = FOOTER.pack(len(text), len(self.numbers), stats.count, digest(trailer), MAGIC)
         self._file.write(trailer + footer)
         return str(about["id"])
 
 
-def has_page(manifest: Manifest, number: int, found: bytes) -> bool:
+def has_page(manifest: Manifest | None, number: int, found: bytes) -> bool:
     """Return whether a backup has this page as it is."""
-    return number < manifest.count and manifest.digests[number - 1].tobytes() == found
+    return manifest is not None and number < manifest.count and manifest.digest(number) == found
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -182,7 +193,7 @@ def read_manifest(path: Path) -> Manifest:
             raise BackupError(path, "it is no backup, or was cut")
         file.seek(size - FOOTER.size)
         length, stored, count, check, magic = FOOTER.unpack(file.read(FOOTER.size))
-        expected = 4 * stored + DIGEST * max(count - 1, 0) + length
+        expected = 5 * stored + DIGEST * max(count - 1, 0) + length
         if magic != MAGIC or size != len(MAGIC) + stored * PAGE_SIZE + expected + FOOTER.size:
             raise BackupError(path, "it is no backup, or was cut")
         file.seek(len(MAGIC) + stored * PAGE_SIZE)
@@ -191,10 +202,10 @@ def read_manifest(path: Path) -> Manifest:
         raise BackupError(path, "it is damaged")
     about = json.loads(trailer[expected - length :])
     numbers = np.frombuffer(trailer, "<u4", stored)
-    digests = np.frombuffer(trailer, np.dtype((np.void, DIGEST)), count - 1, 4 * stored)
-    return Manifest(
-        path, about["id"], about["base"], count, about["free_page"], about["nr_free"], numbers, digests
-    )
+    kinds = trailer[4 * stored : 5 * stored]
+    digests = np.frombuffer(trailer, np.dtype((np.void, DIGEST)), count - 1, 5 * stored)
+    free = about["free_page"], about["nr_free"]
+    return Manifest(path, about["id"], about["base"], count, *free, numbers, kinds, digests)
 
 
 def restore(
@@ -259,10 +270,12 @@ def fill(database: Database, chain: Sequence[Manifest]) -> int:
     files = [manifest.path.open("rb") for manifest in chain]
     try:
         for first in range(1, last.count, RUN):
-            pages = bytearray()
+            pages, kinds = bytearray(), bytearray()
             for number in range(first, min(first + RUN, last.count)):
-                pages += read_page(files, chain, source[number].tolist(), number)
-            put_pages(database, first, pages)
+                page, kind = read_page(files, chain, source[number].tolist(), number)
+                pages += page
+                kinds.append(kind)
+            put_pages(database, first, pages, kinds)
     finally:
         for file in files:
             file.close()
@@ -273,22 +286,28 @@ def fill(database: Database, chain: Sequence[Manifest]) -> int:
     return last.count - 1
 
 
-def read_page(files: Sequence[BinaryIO], chain: Sequence[Manifest], source: list[int], number: int) -> bytes:
-    """Read one page from the backup that has it. BackupError if it is not what it was."""
+def read_page(
+    files: Sequence[BinaryIO], chain: Sequence[Manifest], source: list[int], number: int
+) -> tuple[bytes, int]:
+    """Read one page from the backup that has it, and what it is. BackupError if it is not what it was."""
     which, place = source
+    if chain[-1].digest(number) == UNUSED:
+        return bytes(PAGE_SIZE), int(lib.EXDB_PAGE_UNUSED)
     if which < 0:
         raise BackupError(chain[-1].path, f"page {number} is in none of the backups")
     files[which].seek(len(MAGIC) + place * PAGE_SIZE)
     page = files[which].read(PAGE_SIZE)
-    if digest(page) != chain[-1].digests[number - 1].tobytes():
+    kind = chain[which].kinds[place]
+    if digest(page, kind) != chain[-1].digest(number):
         raise BackupError(chain[which].path, f"page {number} is damaged")
-    return page
+    return page, kind
 
 
-def put_pages(database: Database, first: int, pages: bytearray) -> None:
+def put_pages(database: Database, first: int, pages: bytearray, kinds: bytearray) -> None:
     """Put pages into the database that is being made. StorageError."""
     with database.worker() as worker:
         raw = ffi.from_buffer("char[]", pages)
-        code = lib.exdb_restore_pages(worker.handle, first, len(pages) // PAGE_SIZE, raw)
+        what = ffi.from_buffer("uint8_t[]", kinds)
+        code = lib.exdb_restore_pages(worker.handle, first, len(kinds), raw, what)
         if code:
             raise database.error(code, worker.error_page)

@@ -1,9 +1,10 @@
 """Memory that rows are decoded into by the native core."""
 
+import dataclasses
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,31 @@ from exmapdb._core import ffi, lib
 from exmapdb.column import Batch, Column, to_python
 from exmapdb.schema import ColumnType, Field
 
-__all__ = ["BufferPool", "RowBuffer", "ScanBuffer"]
+__all__ = ["BufferPool", "RowBuffer", "ScanBuffer", "TextRoom"]
 
 TEXT_BYTES = 16  # what a text is expected to need at first; a scan's batch ends where they do not suffice
 SPARES, SPARE_BYTES = 8, 8 << 20  # that a database keeps at most for its next scans
+BATCH_BYTES: Final = 4 << 20  # that the texts of a column get in a batch, unless one needs more
+ROW_BYTES: Final = 4 << 20  # that a worker keeps for the texts of the next row
+TEXT_MAX: Final = 2**31 - 1  # Arrow's offsets have 32 bits
 
 _C_ARRAY = {"b1": "uint8_t[1]", "i4": "int32_t[1]", "i8": "int64_t[1]", "f8": "double[1]"}
+
+
+@dataclasses.dataclass(slots=True)
+class TextRoom:
+    """The bytes that texts get in a batch.
+
+    expected: for one text, by its column, if that is known.  least: what a column needs in all.
+    """
+
+    expected: dict[str, int] = dataclasses.field(default_factory=dict)
+    least: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def of(self, column: Field, rows: int) -> int:
+        """Return the bytes for the texts of so many rows."""
+        expected = min(rows * self.expected.get(column.name, TEXT_BYTES), BATCH_BYTES)
+        return max(expected, self.least.get(column.name, 0), int(lib.EXDB_ROW_MAX))
 
 
 class RowBuffer:
@@ -34,12 +54,34 @@ class RowBuffer:
             offsets = ffi.NULL
             if field.type.has_offsets:
                 values, offsets = ffi.new("char[]", lib.EXDB_ROW_MAX), ffi.new("int32_t[2]")
-                vector.capacity = lib.EXDB_ROW_MAX
+                vector.capacity = len(values)
             else:
                 values = ffi.new(_C_ARRAY[field.type.storage.str[1:]])
             vector.values, vector.valid, vector.offsets = values, valid, offsets
             convert = bytes.decode if field.type is ColumnType.TEXT else to_python(field.type)
             self._cells.append((field.name, values, valid, offsets, convert))
+
+    def grow(self) -> bool:
+        """Make room for the texts that have found none; return whether there were any."""
+        grown = False
+        for place, vector in enumerate(self.vectors):
+            if vector.needed > vector.capacity:
+                self._give(place, int(vector.needed))
+                grown = True
+        return grown
+
+    def shrink(self) -> None:
+        """Give back what a long text has taken."""
+        for place, vector in enumerate(self.vectors):
+            if vector.capacity > ROW_BYTES:
+                self._give(place, int(lib.EXDB_ROW_MAX))
+
+    def _give(self, place: int, size: int) -> None:
+        vector = self.vectors[place]
+        name, _, valid, offsets, convert = self._cells[place]
+        values = ffi.from_buffer("char[]", np.empty(size, np.uint8))
+        vector.values, vector.capacity, vector.needed = values, size, 0
+        self._cells[place] = (name, values, valid, offsets, convert)
 
     def to_row(self) -> dict[str, Any]:
         """Return what the vectors hold as Python's values."""
@@ -56,14 +98,9 @@ class RowBuffer:
 
 
 class ScanBuffer:
-    """The memory that a batch of a scan is decoded into.
+    """The memory that a batch of a scan is decoded into."""
 
-    texts: bytes that each text of a column is expected to have, if that is known.
-    """
-
-    def __init__(
-        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: Mapping[str, int]
-    ) -> None:
+    def __init__(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> None:
         self.vectors = ffi.new("struct exdb_vector[]", len(fields))
         self._fields = fields
         self._wanted = wanted
@@ -76,7 +113,7 @@ class ScanBuffer:
         # nobody else has one yet, this method included
         self._references = self._count_references()
 
-    def _make_columns(self, texts: Mapping[str, int]) -> None:
+    def _make_columns(self, texts: TextRoom) -> None:
         rows = self._rows
         for field, vector in zip(self._fields, self.vectors, strict=True):
             if field.name not in self._wanted:
@@ -84,7 +121,7 @@ class ScanBuffer:
             valid = np.empty(rows, np.bool_) if field.nullable else None
             offsets = None
             if field.type.has_offsets:
-                values = np.empty(text_capacity(field, rows, texts), np.uint8)
+                values = np.empty(texts.of(field, rows), np.uint8)
                 offsets = np.empty(rows + 1, np.int32)
                 offsets[0] = 0
                 vector.capacity = len(values)
@@ -108,25 +145,36 @@ class ScanBuffer:
         """Return whether nobody has a batch, or anything that shares its memory, any more."""
         return self._count_references() == self._references
 
-    def fits(
-        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: Mapping[str, int]
-    ) -> bool:
+    def fits(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> bool:
         """Return whether it would do in place of a new one."""
         return (
             self._rows == rows
             and self._wanted == wanted
             and self._fields == fields
             and all(
-                len(values) >= text_capacity(field, rows, texts)
+                len(values) >= texts.of(field, rows)
                 for field, values, _, offsets in self._columns
                 if offsets is not None
             )
         )
 
-    def learn(self, rows: int) -> dict[str, int]:
-        """Return the bytes that texts of the next batch should get, by those of the first rows."""
+    def teach(self, texts: TextRoom, rows: int) -> None:
+        """Say what texts of the next batch should get, by those of the first rows."""
         ends = {field.name: offsets[rows] for field, _, _, offsets in self._columns if offsets is not None}
-        return {name: int(end) * 9 // (8 * rows) + 8 for name, end in ends.items()}
+        texts.expected = {name: int(end) * 9 // (8 * rows) + 8 for name, end in ends.items()}
+
+    def needs(self, texts: TextRoom) -> bool:
+        """Say what texts that have found no room need; return whether there were any, and it can be had."""
+        found = {
+            field.name: max(int(vector.needed), 2 * int(vector.capacity))
+            for field, vector in zip(self._fields, self.vectors, strict=True)
+            if vector.needed > vector.capacity
+        }
+        texts.least |= {name: min(size, TEXT_MAX) for name, size in found.items()}
+        return any(size > self._capacity(name) for name, size in texts.least.items())
+
+    def _capacity(self, name: str) -> int:
+        return next((len(values) for field, values, _, _ in self._columns if field.name == name), TEXT_MAX)
 
     def to_batch(self, rows: int, names: Sequence[str]) -> Batch:
         """Return the first rows as columns that share this memory."""
@@ -148,9 +196,7 @@ class BufferPool:
         self._spare: list[ScanBuffer] = []
         self._lock = threading.Lock()
 
-    def take(
-        self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: Mapping[str, int]
-    ) -> ScanBuffer:
+    def take(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> ScanBuffer:
         """Take one whose batch nobody has any more, or make one."""
         with self._lock:
             for place, spare in reversed(list(enumerate(self._spare))):
@@ -164,8 +210,3 @@ class BufferPool:
             self._spare.append(buffer)
             while len(self._spare) > SPARES or sum(spare.size for spare in self._spare) > SPARE_BYTES:
                 self._spare.pop(0)
-
-
-def text_capacity(field: Field, rows: int, texts: Mapping[str, int]) -> int:
-    """Return the bytes that the texts of so many rows should get."""
-    return max(rows * texts.get(field.name, TEXT_BYTES), int(lib.EXDB_ROW_MAX))

@@ -234,7 +234,8 @@ def check(
     if as_json:
         typer.echo(json.dumps({"path": str(path), "ok": True} | found, indent=2))
         return
-    pages = f"{found['tree_pages']:,} pages of {found['trees']:,} trees, {found['free_pages']:,} free"
+    pages = f"{found['tree_pages']:,} pages of {found['trees']:,} trees"
+    pages += f", {found['extent_pages']:,} of large values, {found['free_pages']:,} free"
     typer.echo(f"{path}: ok: {pages}, {found['stored_pages']:,} read from the disk")
     if found["recovered"]:
         typer.echo(f"{found['recovered']:,} transactions were replayed from the log")

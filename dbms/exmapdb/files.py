@@ -16,6 +16,7 @@ from exmapdb.table import Table
 __all__ = ["export_table", "import_table"]
 
 IMPORT_ROWS: Final = 20_000
+IMPORT_BYTES: Final = 8 << 20
 KINDS: Final = (".csv", ".parquet", ".arrow")
 
 Progress = Callable[[int], None]
@@ -44,7 +45,8 @@ def open_reader(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
             import pyarrow.parquet
 
             with pyarrow.parquet.ParquetFile(path) as file:
-                yield file.schema_arrow, file.iter_batches(IMPORT_ROWS)
+                size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups))
+                yield file.schema_arrow, file.iter_batches(rows_of(file.metadata.num_rows, size))
         case _:
             import pyarrow.ipc
 
@@ -57,17 +59,23 @@ def import_table(
 ) -> int:
     """Insert the rows of a file into a table, which is made if there is none, and return how many.
 
-    key: of a table that is made.  Each part of 20,000 rows is a transaction of its own.
+    key: of a table that is made.  Each part of 20,000 rows, or of 8 MiB, is a transaction of its own.
     Raises SchemaError, the errors of pyarrow, and those of Table.insert_many.
     """
     with open_reader(path) as (schema, batches):
         table = find_or_make(database, name, schema, key)
         rows = 0
         for batch in batches:
-            for start in range(0, batch.num_rows, IMPORT_ROWS):
-                rows += table.insert_many(batch.slice(start, IMPORT_ROWS), replace)
+            part = rows_of(batch.num_rows, batch.nbytes)
+            for start in range(0, batch.num_rows, part):
+                rows += table.insert_many(batch.slice(start, part), replace)
                 progress(rows)
     return rows
+
+
+def rows_of(rows: int, size: int) -> int:
+    """Return how many of rows that have so many bytes together make a transaction."""
+    return max(1, min(IMPORT_ROWS, IMPORT_BYTES * rows // max(size, 1)))
 
 
 def find_or_make(database: Database, name: str, schema: Any, key: tuple[str, ...]) -> Table:

@@ -90,16 +90,19 @@ class Frozen:
             raise self._error(code, number)
         return bytes(ffi.buffer(out))
 
-    def load(self, first: int, count: int, out: memoryview) -> None:
+    def load(self, first: int, count: int, out: memoryview) -> bytes:
         """Read pages from `first` on, resident or not, their checksums as 0; `out` is aligned to a page.
 
         Raises StorageError, and ValueError after close.
         """
         with self._lock:
             handle = self._open()
-            code = lib.exdb_freeze_load(handle, first, count, ffi.from_buffer("char[]", out))
+            kinds = bytearray(count)
+            raw = ffi.from_buffer("uint8_t[]", kinds)
+            code = lib.exdb_freeze_load(handle, first, count, ffi.from_buffer("char[]", out), raw)
             if code:
                 raise self._error(code, lib.exdb_error_page(lib.exdb_freeze_worker(handle)))
+            return bytes(kinds)
 
     def diverged(self, since: Frozen) -> NDArray[np.bool_] | None:
         """Return which pages may have changed since an older freeze; None if that cannot be told any more.

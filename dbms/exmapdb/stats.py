@@ -48,10 +48,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check has looked at: trees, their pages and rows, free pages, and pages on the disk."""
+    """What a check has looked at: trees, their pages and rows, other pages, and those on the disk."""
 
     trees: int
     tree_pages: int
     free_pages: int
+    extent_pages: int
     stored_pages: int
     rows: int

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from exmapdb import arrow
 from exmapdb._core import ffi, lib
-from exmapdb.buffers import ScanBuffer
+from exmapdb.buffers import ScanBuffer, TextRoom
 from exmapdb.column import Batch
 from exmapdb.errors import (
     ConflictError,
@@ -251,11 +251,14 @@ class Table:
     ) -> dict[str, Any] | None:
         buffer = layout.buffer(worker.index)
         layout.encode_key(buffer.key, parts)
-        code = lib.exdb_table_get(
-            worker.handle, txn, layout.handle, layout.info.tree, buffer.key, buffer.vectors
-        )
+        find = functools.partial(lib.exdb_table_get, worker.handle, txn, layout.handle, layout.info.tree)
+        code = find(buffer.key, buffer.vectors)
+        while code == -errno.EMSGSIZE and buffer.grow():
+            code = find(buffer.key, buffer.vectors)
         if not code:
-            return buffer.to_row()
+            row = buffer.to_row()
+            buffer.shrink()
+            return row
         if code == -errno.ENOENT:
             return None
         return self._raise(code, worker.error_page, 0)
@@ -275,20 +278,15 @@ class Table:
             layout, {name: keys[name] for name in layout.info.key}, key_only=True
         )
         found = np.empty(rows, np.bool_)
-        buffer = ScanBuffer(
-            layout.schema.fields, frozenset(names), rows, dict.fromkeys(names, lib.EXDB_ROW_MAX)
-        )
+        texts = TextRoom(least=dict.fromkeys(names, rows * lib.EXDB_ROW_MAX))
+        there = ffi.from_buffer("uint8_t[]", found)
         with self._session() as (worker, txn):
-            got = lib.exdb_table_get_many(
-                worker.handle,
-                txn,
-                layout.handle,
-                self.tree,
-                given,
-                rows,
-                buffer.vectors,
-                ffi.from_buffer("uint8_t[]", found),
-            )
+            find = functools.partial(lib.exdb_table_get_many, worker.handle, txn, layout.handle, self.tree)
+            while True:
+                buffer = ScanBuffer(layout.schema.fields, frozenset(names), rows, texts)
+                got = find(given, rows, buffer.vectors, there)
+                if got != -errno.EMSGSIZE or not buffer.needs(texts):
+                    break
             del keep
             if got < 0:
                 self._raise(got, worker.error_page, 0)
@@ -379,7 +377,7 @@ class Table:
 
     def _batches(self, layout: Layout, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
         # the scan has a pointer to the layout
-        texts: dict[str, int] = {}
+        texts = TextRoom()
         wanted, pool = frozenset(names), self._database.scan_buffers
         # a transaction sees between two batches what it has written
         ahead = 1 if self._view is not None and self._view.writable else BATCHES_AHEAD
@@ -393,10 +391,13 @@ class Table:
                 vectors = [buffer.vectors for buffer in buffers]
                 got = fill(worker.handle, scan, vectors, rows, count, batch_rows)
                 page = worker.error_page if got < 0 else 0
+            if got == -errno.EMSGSIZE and buffers[0].needs(texts):
+                count = 1
+                continue
             if got < 0:
                 self._raise_in_scan(got, page)
             if got:
-                texts = buffers[0].learn(rows[0])
+                buffers[0].teach(texts, rows[0])
             for place, buffer in enumerate(buffers):
                 if place < got:
                     yield buffer.to_batch(rows[place], names)
@@ -479,7 +480,7 @@ class Table:
         if code == -errno.EEXIST:
             raise DuplicateKeyError(self._name, row)
         if code == -errno.EMSGSIZE:
-            raise RowTooLargeError(f"row {row}: more than {lib.EXDB_ROW_MAX} bytes, or too long a key")
+            raise RowTooLargeError(f"row {row}: a key, an indexed value, a text or all columns are too long")
         if code == -errno.EDOM:
             raise InvalidValueError(f"row {row}: NaN cannot be a key")
         if code == -errno.ESTALE and self._view is None:

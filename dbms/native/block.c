@@ -26,8 +26,8 @@ int blocks_init(struct blocks *b, uint64_t first, uint64_t count)
 {
 	if (count <= first)
 		return -ENOSPC;
-	if (count > UINT32_MAX)
-		count = UINT32_MAX;
+	if (count > BLOCKS_MAX)
+		count = BLOCKS_MAX;
 	b->first = first;
 	b->count = count;
 	b->hand = first;

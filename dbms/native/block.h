@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define BLOCKS_MAX	INT32_MAX	/* the map has 31 bits for them */
+
 /* A block that the image of epoch @epoch, or an older one, may still need. */
 struct retired_block {
 	uint32_t block;

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "extent.h"
 #include "latch.h"
 
 int btree_create(struct exdb_worker *w, uint64_t *root)
@@ -53,8 +54,8 @@ int btree_latch_leaf(struct exdb_worker *w, uint64_t root, const struct btree_en
 
 #define LEAF_FULL 1
 
-/* 0, -EEXIST, or LEAF_FULL. */
-static int put(struct latched *leaf, const struct btree_entry *entry, bool replace)
+/* 0, -EEXIST, -ENOMEM, or LEAF_FULL. */
+static int put(struct exdb *db, struct latched *leaf, const struct btree_entry *entry, bool replace)
 {
 	struct node *node = leaf->node;
 	unsigned int size = node_entry_size(entry->key_length, entry->value_length);
@@ -68,9 +69,16 @@ static int put(struct latched *leaf, const struct btree_entry *entry, bool repla
 		freed = node_entry_size(node->slots[i].key_length, node->slots[i].value_length);
 	if (node_free_space(node) + freed < size)
 		return LEAF_FULL;
-	if (found)
+	if (found) {
+		const struct btree_row old = btree_row_at(node, i);
+		int ret = extent_note_dropped(db, &old);
+
+		if (ret)
+			return ret;
 		node_remove(node, i);
+	}
 	node_insert(node, i, entry->key, entry->key_length, entry->value, entry->value_length);
+	node->slots[i].nr_large = entry->nr_large;
 	leaf->dirty = true;
 	return 0;
 }
@@ -91,7 +99,7 @@ static int fill_leaf(struct exdb_worker *w, uint64_t root, const struct btree_en
 
 		if (!fence_is_above(&fence, entry->key, entry->key_length))
 			break;
-		ret = put(&leaf, entry, replace);
+		ret = put(w->db, &leaf, entry, replace);
 	}
 	unlatch(w, &leaf);
 	return ret;

@@ -21,14 +21,18 @@
  * @value: bytes
  * @key_length: up to EXDB_KEY_MAX
  * @value_length: with the key up to EXDB_ROW_MAX
+ * @nr_large: references at the end of the value
  * @row: the caller's number for it
+ * @large: the values that they stand for, one after another
  */
 struct btree_entry {
 	const uint8_t *key;
 	const uint8_t *value;
 	uint16_t key_length;
 	uint16_t value_length;
+	uint8_t nr_large;
 	uint32_t row;
+	const uint8_t *large;
 };
 
 static inline int btree_compare(const struct btree_entry *a, const struct btree_entry *b)
@@ -36,12 +40,14 @@ static inline int btree_compare(const struct btree_entry *a, const struct btree_
 	return key_compare(a->key, a->key_length, b->key, b->key_length);
 }
 
-/* An entry as it lies in a leaf that is latched. */
+/* An entry as it lies in a leaf that is latched, or, if it has @large, on its way there. */
 struct btree_row {
 	const uint8_t *key;
 	const uint8_t *value;
 	unsigned int key_length;
 	unsigned int value_length;
+	unsigned int nr_large;
+	const uint8_t *large;
 };
 
 static inline struct btree_row btree_row_at(const struct node *leaf, unsigned int i)
@@ -51,6 +57,7 @@ static inline struct btree_row btree_row_at(const struct node *leaf, unsigned in
 		.value = node_value(leaf, i),
 		.key_length = leaf->slots[i].key_length,
 		.value_length = leaf->slots[i].value_length,
+		.nr_large = leaf->slots[i].nr_large,
 	};
 }
 
@@ -155,10 +162,10 @@ int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry 
 
 /*
  * Give back a part of the pages of a tree that nobody uses any more: 1 if there is more, 0 if the root is
- * an empty leaf, and the only page.  Bring in what that will need.
+ * an empty leaf, and the only page.  Bring in what that will need.  @large: rows may have extents.
  */
-int btree_trim(struct exdb_worker *w, uint64_t root);
-int btree_trim_probe(struct exdb_worker *w, uint64_t root);
+int btree_trim(struct exdb_worker *w, uint64_t root, bool large);
+int btree_trim_probe(struct exdb_worker *w, uint64_t root, bool large);
 
 /**
  * struct btree_touched - leaves that a transaction is about to change

@@ -12,7 +12,7 @@
 #define STALLS		2000	/* turns of the clock without a victim before giving up */
 #define STALL_NS	50000
 
-static void wait_for_latch(unsigned int *spins)
+void buffer_wait(unsigned int *spins)
 {
 	if (++*spins % SPINS == 0)
 		sched_yield();
@@ -63,11 +63,10 @@ void buffer_note_resident(struct exdb *db, uint64_t page)
 }
 
 /*
- * ALLOC of pages whose words we hold exclusively and whose frames are reserved.
  * Frames may still be short for a moment, in the caches of other interfaces or
  * because a reservation raced: then evict, and go on.
  */
-static int populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+int buffer_populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
 {
 	unsigned int tries = 0;
 	long ret;
@@ -91,8 +90,7 @@ static int populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	}
 }
 
-/* Give back a page that we hold exclusively and that could not be had. */
-static void abandon(struct exdb_worker *w, uint64_t page)
+void buffer_abandon(struct exdb_worker *w, uint64_t page)
 {
 	struct exdb *db = w->db;
 
@@ -108,15 +106,19 @@ static int read_page(struct exdb_worker *w, uint64_t page)
 	struct exdb *db = w->db;
 	void *mem = exmap_page(db->ex, page);
 	const struct map_slot slot = map_get(db, page);
+	const uint32_t block = slot.block;
 	unsigned int done;
 	int ret = -EUCLEAN;
 
-	if (slot.block)
-		ret = disk_read(db->backing_fd, &slot.block, &mem, 1, &done);
+	if (block)
+		ret = disk_read(db->backing_fd, &block, &mem, 1, &done);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	count_up(&w->counts.read, 1);
-	return map_verify(slot, mem, page);
+	ret = map_verify(slot, mem, page);
+	if (!ret)
+		state_set_raw(page_state(db, page), slot.raw);
+	return ret;
 }
 
 /*
@@ -135,11 +137,11 @@ static int fault(struct exdb_worker *w, uint64_t page, bool read)
 		return ret;
 	}
 	pthread_rwlock_rdlock(&db->loading);
-	ret = populate(w, &page, 1);
+	ret = buffer_populate(w, &page, 1);
 	if (!ret && read)
 		ret = read_page(w, page);
 	if (ret)
-		abandon(w, page);
+		buffer_abandon(w, page);
 	pthread_rwlock_unlock(&db->loading);
 	if (ret)
 		return ret;
@@ -157,7 +159,8 @@ static int find_word(struct exdb_worker *w, uint64_t page, uint64_t **word)
 	return 0;
 }
 
-int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
+/* A page of a tree, or one of an extent: -EUCLEAN if it is the other. */
+static int fix_shared(struct exdb_worker *w, uint64_t page, bool raw)
 {
 	unsigned int spins = 0;
 	uint64_t *word;
@@ -165,8 +168,6 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 
 	if (ret)
 		return ret;
-	if (w->view)
-		return freeze_fix(w, page, out);
 	for (;;) {
 		uint64_t v = state_load(word);
 		unsigned int state = state_of(v);
@@ -186,10 +187,29 @@ int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
 			count_up(&w->counts.hits, 1);
 			break;
 		}
-		wait_for_latch(&spins);
+		buffer_wait(&spins);
 	}
-	*out = exmap_page(w->db->ex, page);
-	return 0;
+	if (!(state_load(word) & STATE_RAW) == !raw)
+		return 0;
+	state_release_shared(word);
+	return fail(w, page, -EUCLEAN);
+}
+
+int buffer_fix_shared(struct exdb_worker *w, uint64_t page, const void **out)
+{
+	int ret;
+
+	if (w->view)
+		return freeze_fix(w, page, out);
+	ret = fix_shared(w, page, false);
+	if (!ret)
+		*out = exmap_page(w->db->ex, page);
+	return ret;
+}
+
+int buffer_fix_raw(struct exdb_worker *w, uint64_t page)
+{
+	return fix_shared(w, page, true);
 }
 
 int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
@@ -217,14 +237,15 @@ int buffer_fix_exclusive(struct exdb_worker *w, uint64_t page, void **out)
 			count_up(&w->counts.hits, 1);
 			break;
 		}
-		wait_for_latch(&spins);
+		buffer_wait(&spins);
 	}
-	if (state_is_pending(state_load(word), w->db->epoch)) {
+	if (state_load(word) & STATE_RAW)
+		ret = fail(w, page, -EUCLEAN);
+	else if (state_is_pending(state_load(word), w->db->epoch))
 		ret = checkpoint_save(w, page);
-		if (ret) {
-			state_release_exclusive(word, STATE_UNLOCKED);
-			return ret;
-		}
+	if (ret) {
+		state_release_exclusive(word, STATE_UNLOCKED);
+		return ret;
 	}
 	*out = exmap_page(w->db->ex, page);
 	return 0;
@@ -272,14 +293,20 @@ static int give_frame(struct exdb_worker *w, uint64_t page, void **out)
 	if (ret)
 		return ret;
 	state_try_exclusive(word, state_load(word));
-	ret = populate(w, &page, 1);
+	ret = buffer_populate(w, &page, 1);
 	if (ret) {
-		abandon(w, page);
+		buffer_abandon(w, page);
 		return ret;
 	}
+	state_set_raw(word, false);
 	buffer_note_resident(db, page);
 	*out = exmap_page(db->ex, page);
 	return 0;
+}
+
+int buffer_renew(struct exdb_worker *w, uint64_t page, void **out)
+{
+	return give_frame(w, page, out);
 }
 
 int buffer_pin(struct exdb_worker *w, uint64_t page, void **out)
@@ -307,8 +334,10 @@ static int allocate_next(struct exdb_worker *w, uint64_t *page, void **out)
 
 int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out)
 {
-	int ret = free_list_take(w, page, out);
+	int ret = runs_spare(w);
 
+	if (!ret)
+		ret = free_list_take(w, page, out);
 	if (ret)
 		return ret < 0 ? ret : 0;
 	return allocate_next(w, page, out);
@@ -387,16 +416,17 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	}
 	buffer_sort_pages(claimed, nr);
 	pthread_rwlock_rdlock(&db->loading);
-	if (!populate(w, claimed, nr))
+	if (!buffer_populate(w, claimed, nr))
 		read_pages(w, claimed, nr);
 	for (i = 0; i < nr; i++) {
+		const struct map_slot slot = map_get(db, claimed[i]);
 		const void *mem = exmap_page(db->ex, claimed[i]);
 
-		if (!exmap_is_mapped(db->ex, claimed[i]) ||
-		    map_verify(map_get(db, claimed[i]), mem, claimed[i])) {
-			abandon(w, claimed[i]);
+		if (!exmap_is_mapped(db->ex, claimed[i]) || map_verify(slot, mem, claimed[i])) {
+			buffer_abandon(w, claimed[i]);
 			continue;
 		}
+		state_set_raw(page_state(db, claimed[i]), slot.raw);
 		buffer_note_resident(db, claimed[i]);
 		count_up(&w->counts.prefetched, 1);
 		state_release_exclusive(page_state(db, claimed[i]), STATE_UNLOCKED);

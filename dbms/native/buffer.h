@@ -43,6 +43,22 @@ struct worker_counts {
 	uint64_t eviction_batches;
 };
 
+/* A reference to an extent, at the end of a row's value; see extent.h. */
+struct extent_ref {
+	uint64_t page;
+	uint32_t length;
+	uint32_t reserved;
+};
+
+static_assert(sizeof(struct extent_ref) == 16, "on-disk format");
+
+/* Extents that rows have let go of and that are to be given up. */
+struct dropped {
+	struct extent_ref *refs;
+	size_t nr;
+	size_t room;
+};
+
 /* Atomic for exdb_stats, which reads them meanwhile. */
 static inline void count_up(uint64_t *counter, uint64_t n)
 {
@@ -88,6 +104,9 @@ struct exdb_worker {
  * @next_page: the first page that was never allocated
  * @free_page: the first page of the free list, 0 for none; protected by @commit
  * @nr_free: its length; likewise
+ * @run_pages: pages of free runs; likewise
+ * @in_runs: their tree is being changed; likewise
+ * @dropped: extents of rows that are gone; likewise
  * @schema: grows with each change of the catalog; written under @commit
  * @nr_trees: the first number that no tree has had; written under @commit
  * @free_tree: no number below it is free; likewise
@@ -133,6 +152,9 @@ struct exdb {
 	uint64_t next_page;
 	uint64_t free_page;
 	uint64_t nr_free;
+	uint64_t run_pages;
+	bool in_runs;
+	struct dropped dropped;
 	uint64_t schema;
 	uint32_t nr_trees;
 	uint32_t free_tree;
@@ -182,6 +204,21 @@ void buffer_unfix_exclusive(struct exdb_worker *w, uint64_t page, bool dirty);
 /* Allocate a page; it comes latched exclusively and undefined. */
 int buffer_allocate(struct exdb_worker *w, uint64_t *page, void **out);
 
+/* Latch a page of an extent; unfix as any other.  -EUCLEAN if it is none. */
+int buffer_fix_raw(struct exdb_worker *w, uint64_t page);
+
+/*
+ * Fill pages of an extent that nobody can come to, from @first on; up to db->prefetch of them.
+ * The last one ends in zeros.
+ */
+int buffer_fill_raw(struct exdb_worker *w, uint64_t first, const uint8_t *from, size_t length);
+
+/* Let go of frames and blocks of pages that nobody can come to any more. */
+int buffer_discard_raw(struct exdb_worker *w, uint64_t first, uint64_t n);
+
+/* A frame for such a page, which becomes one of a tree; it comes latched exclusively and undefined. */
+int buffer_renew(struct exdb_worker *w, uint64_t page, void **out);
+
 /* A frame for a page beyond the trees', which stays latched for ever. */
 int buffer_pin(struct exdb_worker *w, uint64_t page, void **out);
 
@@ -194,11 +231,23 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 /* Ascending, so that neighbours become one request. */
 void buffer_sort_pages(uint64_t *pages, size_t n);
 
+/* While a latch is waited for. */
+void buffer_wait(unsigned int *spins);
+
+/* ALLOC of pages whose words we hold exclusively and whose frames are reserved. */
+int buffer_populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
+
+/* Give back a page that we hold exclusively and that could not be had. */
+void buffer_abandon(struct exdb_worker *w, uint64_t page);
+
 /* Reserve @n frames, evicting if need be; the reservation is part of db->used. */
 int buffer_reserve(struct exdb_worker *w, unsigned int n);
 
 /* Note that @page has a frame now, so that the clock finds it. */
 void buffer_note_resident(struct exdb *db, uint64_t page);
+
+/* clock.c: the map's entry of a page as it is to be written: sealed, unless it is raw. */
+struct map_slot clock_slot(const void *mem, uint32_t block, bool raw);
 
 /* clock.c: free some frames; the number of pages evicted. */
 int clock_evict(struct exdb_worker *w);
@@ -221,6 +270,12 @@ void freeze_unfix(struct exdb_worker *w, uint64_t page);
 
 /* view.c: the same as buffer_prefetch. */
 void freeze_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n);
+
+/* view.c: copy pages of an extent out. */
+int freeze_read_raw(struct exdb_worker *w, uint64_t first, size_t length, uint8_t *out);
+
+/* runs.c: see that trees have pages, as long as there are free runs. */
+int runs_spare(struct exdb_worker *w);
 
 /* free.c: the first page of the free list, latched exclusively: 1, 0 if there is none, or -errno. */
 int free_list_take(struct exdb_worker *w, uint64_t *page, void **out);

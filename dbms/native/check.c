@@ -13,12 +13,14 @@
  * struct check - a check that is under way
  * @w: the channel
  * @seen: for each page whether something refers to it
+ * @kinds: for each page what it should be: enum exdb_page_kind
  * @leaf: the link of the last leaf
  * @result: counts
  */
 struct check {
 	struct exdb_worker *w;
 	uint8_t *seen;
+	uint8_t *kinds;
 	uint64_t leaf;
 	struct exdb_check *result;
 };
@@ -68,6 +70,38 @@ static int check_children(struct check *c, const struct node *node, const struct
 	return ret;
 }
 
+/* Pages of an extent, or of a run that is free. */
+static int see_all(struct check *c, uint64_t first, uint64_t n, enum exdb_page_kind kind)
+{
+	int ret = 0;
+
+	for (; n && !ret; n--, first++) {
+		ret = see(c, first);
+		if (!ret)
+			c->kinds[first] = kind;
+	}
+	return ret;
+}
+
+static int check_extents(struct check *c, const struct node *node)
+{
+	unsigned int i, k;
+	int ret = 0;
+
+	for (i = 0; i < node->count && !ret; i++) {
+		const struct btree_row row = btree_row_at(node, i);
+
+		for (k = 0; k < row.nr_large && !ret; k++) {
+			const struct extent_ref ref =
+				extent_ref_at(row.value, row.value_length, row.nr_large, k);
+
+			ret = see_all(c, ref.page, extent_pages(ref.length), EXDB_PAGE_RAW);
+			c->result->extent_pages += extent_pages(ref.length);
+		}
+	}
+	return ret;
+}
+
 static int check_leaf(struct check *c, uint64_t page, const struct node *node)
 {
 	if (c->leaf && c->leaf != page)
@@ -75,7 +109,7 @@ static int check_leaf(struct check *c, uint64_t page, const struct node *node)
 	/* UINT64_MAX: there must be no other one */
 	c->leaf = node->link ? node->link : UINT64_MAX;
 	c->result->rows += node->count;
-	return 0;
+	return check_extents(c, node);
 }
 
 /* The subtree of a page whose keys must be in [low, high); a level of NODE_ROOT is any. */
@@ -136,21 +170,43 @@ static int check_free_list(struct check *c)
 	return ret || c->result->free_pages == c->w->db->nr_free ? ret : fail(c, c->w->db->free_page);
 }
 
+static int check_run(void *arg, uint64_t first, uint64_t n)
+{
+	struct check *c = arg;
+
+	c->result->free_pages += n;
+	return see_all(c, first, n, EXDB_PAGE_UNUSED);
+}
+
+static int fix(struct check *c, uint64_t page)
+{
+	const void *mem;
+
+	if (c->kinds[page] == EXDB_PAGE_RAW)
+		return buffer_fix_raw(c->w, page);
+	return buffer_fix_shared(c->w, page, &mem);
+}
+
 /* What the disk has of a page that is not newer in memory. */
 static int check_stored(struct check *c, uint64_t page, void *buffer)
 {
 	struct exdb *db = c->w->db;
-	const void *mem;
 	struct map_slot slot;
 	unsigned int done;
-	int ret = buffer_fix_shared(c->w, page, &mem);
+	uint32_t block;
+	int ret;
 
+	/* nobody has what is free */
+	if (c->kinds[page] == EXDB_PAGE_UNUSED)
+		return map_get(db, page).block ? fail(c, page) : 0;
+	ret = fix(c, page);
 	if (ret)
 		return ret;
 	slot = map_get(db, page);
-	if (slot.block && !(state_load(page_state(db, page)) & STATE_DIRTY)) {
+	block = slot.block;
+	if (block && !(state_load(page_state(db, page)) & STATE_DIRTY)) {
 		c->w->error_page = page;
-		ret = disk_read(db->backing_fd, &slot.block, &buffer, 1, &done);
+		ret = disk_read(db->backing_fd, &block, &buffer, 1, &done);
 		if (!ret)
 			ret = map_verify(slot, buffer, page);
 		c->result->stored_pages++;
@@ -167,11 +223,13 @@ static int check_all(struct check *c, void *buffer)
 	uint32_t tree;
 	int ret = check_tree(c, DIRECTORY_ROOT);
 
-	for (tree = 1; tree < db->nr_trees && !ret; tree++)
+	for (tree = RUNS_TREE; tree < db->nr_trees && !ret; tree++)
 		if (db->trees[tree].root)
-			ret = check_tree(c, db->trees[tree].root & ~TREE_DROPPED);
+			ret = check_tree(c, db->trees[tree].root & TREE_PAGE);
 	if (!ret)
 		ret = check_free_list(c);
+	if (!ret)
+		ret = runs_each(c->w, check_run, c);
 	for (page = 1; page < db->next_page && !ret; page++) {
 		if (c->seen[page])
 			ret = check_stored(c, page, buffer);
@@ -190,10 +248,14 @@ int exdb_check(struct exdb_worker *w, struct exdb_check *result)
 	*result = (struct exdb_check){ 0 };
 	pthread_mutex_lock(&w->db->commit);
 	c.seen = calloc(w->db->next_page, 1);
-	if (c.seen && buffer)
+	c.kinds = malloc(w->db->next_page);
+	if (c.kinds)
+		memset(c.kinds, EXDB_PAGE_NODE, w->db->next_page);
+	if (c.seen && c.kinds && buffer)
 		ret = check_all(&c, buffer);
 	pthread_mutex_unlock(&w->db->commit);
 	free(c.seen);
+	free(c.kinds);
 	free(buffer);
 	return ret;
 }

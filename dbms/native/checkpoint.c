@@ -23,12 +23,16 @@ int checkpoint_save(struct exdb_worker *w, uint64_t page)
 	struct exdb *db = w->db;
 	struct saved_page *saved = malloc(sizeof(*saved));
 	void *content = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+	const bool raw = state_load(page_state(db, page)) & STATE_RAW;
+	struct map_slot slot;
 	int ret = -ENOMEM;
 
 	if (!saved || !content)
 		goto err;
 	memcpy(content, exmap_page(db->ex, page), PAGE_SIZE);
-	page_seal(content);
+	if (!raw)
+		page_seal(content);
+	slot = clock_slot(content, 0, raw);
 	ret = -ENOSPC;
 	pthread_mutex_lock(&db->blocks.lock);
 	if (!block_allocate(&db->blocks, &saved->block, 1, false)) {
@@ -39,7 +43,8 @@ int checkpoint_save(struct exdb_worker *w, uint64_t page)
 	saved->next = db->saved;
 	db->saved = saved;
 	/* it is dirty still, so nobody reads the block before the copy is in it */
-	map_set(db, page, (struct map_slot){ saved->block, page_crc(content) }, true);
+	slot.block = saved->block;
+	map_set(db, page, slot, true);
 	state_set_dirty(page_state(db, page), db->epoch);
 	pthread_mutex_unlock(&db->blocks.lock);
 	return 0;

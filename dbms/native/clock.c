@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "buffer.h"
+#include "crc32c.h"
 
 /* Victims of one turn. */
 struct victims {
@@ -54,12 +55,30 @@ static void collect(struct exdb *db, struct victims *v)
 	}
 }
 
+struct map_slot clock_slot(const void *mem, uint32_t block, bool raw)
+{
+	return (struct map_slot){
+		.block = block,
+		.raw = raw,
+		.crc = raw ? crc32c(0, mem, PAGE_SIZE) : page_crc(mem),
+	};
+}
+
+static bool is_raw(const struct exdb *db, uint64_t page)
+{
+	return state_load(page_state(db, page)) & STATE_RAW;
+}
+
 /* Pages lie where they were written, for the running checkpoint as well if it wanted them. */
 static void note_written(struct exdb *db, const uint64_t *pages, const uint32_t *blocks,
 			 unsigned int n)
 {
+	struct map_slot slots[BATCH_MAX];
 	unsigned int i;
 
+	for (i = 0; i < n; i++)
+		slots[i] = clock_slot(exmap_page(db->ex, pages[i]), blocks[i],
+				      is_raw(db, pages[i]));
 	pthread_mutex_lock(&db->blocks.lock);
 	for (i = 0; i < n; i++) {
 		uint64_t *word = page_state(db, pages[i]);
@@ -67,8 +86,7 @@ static void note_written(struct exdb *db, const uint64_t *pages, const uint32_t 
 
 		if (pending)
 			block_keep(&db->blocks, blocks[i]);
-		map_set(db, pages[i], (struct map_slot){ blocks[i], page_crc(exmap_page(db->ex, pages[i])) },
-			pending);
+		map_set(db, pages[i], slots[i], pending);
 		state_end_writing(word, true);
 	}
 	pthread_mutex_unlock(&db->blocks.lock);
@@ -105,7 +123,8 @@ int clock_write_back(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 	room = block_allocate(&db->blocks, blocks, n, true);
 	/* a freeze holds this lock, so that it sees no checksum half written */
 	for (i = 0; i < n; i++)
-		page_seal(memory[i]);
+		if (!is_raw(db, pages[i]))
+			page_seal(memory[i]);
 	pthread_mutex_unlock(&db->blocks.lock);
 	w->error_page = pages[0];
 	if (!room) {

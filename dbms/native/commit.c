@@ -36,10 +36,13 @@ int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
 		.key_length = entry->key_length,
 		.value_length = entry->value_length,
 		.kind = kind,
+		.nr_large = entry->nr_large,
 	};
-	const size_t size = sizeof(op) + op.key_length + op.value_length;
+	const size_t small = sizeof(op) + op.key_length + op.value_length;
+	const size_t large = extent_total(entry->value, op.value_length, op.nr_large);
+	unsigned int i;
 	uint8_t *to;
-	int ret = grow(ops, size);
+	int ret = grow(ops, small + large);
 
 	if (ret)
 		return ret;
@@ -49,7 +52,13 @@ int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
 		memcpy(to + sizeof(op), entry->key, op.key_length);
 	if (op.value_length)
 		memcpy(to + sizeof(op) + op.key_length, entry->value, op.value_length);
-	ops->size += size;
+	if (large)
+		memcpy(to + small, entry->large, large);
+	ops->size += small + large;
+	ops->large_bytes += large;
+	for (i = 0; i < op.nr_large; i++)
+		ops->large_pages += extent_pages(
+			extent_ref_at(entry->value, op.value_length, op.nr_large, i).length);
 	ops->catalog |= tree == EXDB_TABLES_TREE;
 	ops->grows |= kind == OP_CREATE || kind == OP_INSERT || kind == OP_PUT;
 	ops->drops |= kind == OP_DROP;
@@ -57,9 +66,9 @@ int op_list_add(struct op_list *ops, enum op_kind kind, uint32_t tree,
 }
 
 /* Blocks may run short on a device; a checkpoint gives back those of the last one. */
-static bool blocks_are_low(struct exdb *db)
+static bool blocks_are_low(struct exdb *db, uint64_t pages)
 {
-	uint64_t need = db->pool_pages + db->log.size / PAGE_SIZE + 2 * db->map.nr + 64;
+	uint64_t need = pages + db->pool_pages + db->log.size / PAGE_SIZE + 2 * db->map.nr + 64;
 	bool low;
 
 	pthread_mutex_lock(&db->blocks.lock);
@@ -69,10 +78,10 @@ static bool blocks_are_low(struct exdb *db)
 }
 
 /*
- * Take the commit lock when there is room for a record of so many bytes, making a
- * checkpoint if there is none.
+ * Take the commit lock when there is room for the record, making a checkpoint if there
+ * is none.
  */
-static int lock_with_room(struct exdb_worker *w, size_t size)
+static int lock_with_room(struct exdb_worker *w, const struct op_list *ops)
 {
 	struct exdb *db = w->db;
 	unsigned int tries = 0;
@@ -86,9 +95,9 @@ static int lock_with_room(struct exdb_worker *w, size_t size)
 			ret = -EROFS;
 			break;
 		}
-		low = blocks_are_low(db);
+		low = blocks_are_low(db, ops->large_pages);
 		open = __atomic_load_n(&db->log_open, __ATOMIC_ACQUIRE);
-		if (open && !low && log_has_room(&db->log, size))
+		if (open && !low && log_has_room(&db->log, ops->size))
 			return 0;
 		w->error_page = db->next_page;
 		pthread_mutex_unlock(&db->commit);
@@ -121,14 +130,30 @@ static int validate(struct exdb_worker *w, const struct op_list *ops, size_t *op
 	/* one alone faults as quickly */
 	if (touched.nr > 1)
 		btree_unshare(w, &touched);
-	pages = touched.leaves + 4 * ops->size / NODE_SPACE;
+	pages = touched.leaves + 4 * (ops->size - ops->large_bytes) / NODE_SPACE;
 	pages += pages / 4 + 8;
 	if (ops->grows && !ops->drops)
 		pages += RESERVE;
-	if (db->data_pages - db->next_page + db->nr_free >= pages)
+	if (db->data_pages - db->next_page + db->nr_free + db->run_pages >= pages)
 		return 0;
 	w->error_page = db->next_page;
 	return -ENOSPC;
+}
+
+/*
+ * Give large values their pages while nothing has been promised yet, so that it does no harm if there are
+ * none, and see that trees have theirs.
+ */
+static int prepare(struct exdb_worker *w, const struct op_list *ops, size_t *op)
+{
+	int ret, error = ops->large_pages ? apply_place(w, ops->bytes, ops->size) : 0;
+
+	if (!error)
+		error = validate(w, ops, op);
+	if (!error || !ops->large_pages)
+		return error;
+	ret = apply_unplace(w, ops->bytes, ops->size);
+	return ret ? checkpoint_fail(w->db, ret, w->error_page) : error;
 }
 
 /* The commit lock is held. */
@@ -141,7 +166,7 @@ static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
 	if (!ret && ops->schema && ops->schema != db->schema)
 		ret = -ESTALE;
 	if (!ret)
-		ret = validate(w, ops, &result->op);
+		ret = prepare(w, ops, &result->op);
 	*end = log_tail(&db->log);
 	/* who has read what is not on the disk yet waits for it as well */
 	if (ret || !ops->size)
@@ -180,7 +205,7 @@ int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_t
 	*result = (struct commit_result){ 0 };
 	if (ops->size > log_record_max(&db->log))
 		return -E2BIG;
-	ret = ops->size ? lock_with_room(w, ops->size) : pthread_mutex_lock(&db->commit);
+	ret = ops->size ? lock_with_room(w, ops) : pthread_mutex_lock(&db->commit);
 	if (ret)
 		return ret;
 	count_committer(&db->log, 1);
@@ -198,13 +223,17 @@ int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_t
 	return ret;
 }
 
-static int replay_one(void *arg, const uint8_t *payload, uint32_t length)
+static int replay_one(void *arg, uint8_t *payload, uint32_t length)
 {
 	struct exdb_worker *w = arg;
 	size_t removed = 0;
 
+	int ret = apply_check(payload, length);
+
 	w->db->recovered++;
-	return apply_ops(w, payload, length, &removed);
+	if (!ret)
+		ret = apply_place(w, payload, length);
+	return ret ? ret : apply_ops(w, payload, length, &removed);
 }
 
 int recover(struct exdb_worker *w)

@@ -9,6 +9,7 @@
 #define EXDB_COMMIT_H
 
 #include "btree.h"
+#include "extent.h"
 #include "trees.h"
 
 enum op_kind {
@@ -21,11 +22,12 @@ enum op_kind {
 };
 
 /**
- * struct op_header - what an operation begins with; key and value follow
+ * struct op_header - what an operation begins with; key, value and its large values follow
  * @tree: number of the tree
  * @key_length: bytes
- * @value_length: bytes
+ * @value_length: bytes, the references to large values included
  * @kind: enum op_kind
+ * @nr_large: those; the pages that they name are not those that a replay gives them
  * @reserved: 0
  */
 struct op_header {
@@ -33,7 +35,8 @@ struct op_header {
 	uint16_t key_length;
 	uint16_t value_length;
 	uint8_t kind;
-	uint8_t reserved[3];
+	uint8_t nr_large;
+	uint8_t reserved[2];
 };
 
 static_assert(sizeof(struct op_header) == 12, "on-disk format");
@@ -43,6 +46,8 @@ static_assert(sizeof(struct op_header) == 12, "on-disk format");
  * @bytes: one after the other; the list owns them
  * @size: used
  * @room: allocated
+ * @large_bytes: of @size, those of large values
+ * @large_pages: that these will have
  * @schema: db->schema must be this, unless it is 0
  * @catalog: the catalog changes
  * @grows: something is put, or a tree made
@@ -53,6 +58,8 @@ struct op_list {
 	uint8_t *bytes;
 	size_t size;
 	size_t room;
+	size_t large_bytes;
+	uint64_t large_pages;
 	uint64_t schema;
 	bool catalog;
 	bool grows;
@@ -79,7 +86,21 @@ struct commit_result {
 int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_txn *txn,
 	   struct commit_result *result);
 
-/* apply.c: for recovery, and with the commit lock held. */
+/* Bytes of an operation, its header included. */
+static inline size_t op_size(const struct op_header *op, const uint8_t *body)
+{
+	return sizeof(*op) + op->key_length + op->value_length +
+	       extent_total(body + op->key_length, op->value_length, op->nr_large);
+}
+
+/*
+ * apply.c: for recovery, and with the commit lock held.  Operations that were read are checked first: -EUCLEAN.
+ * Then all their large values are given pages, which the references in @bytes name; unplace takes back what
+ * place has given before it failed.
+ */
+int apply_check(const uint8_t *bytes, size_t size);
+int apply_place(struct exdb_worker *w, uint8_t *bytes, size_t size);
+int apply_unplace(struct exdb_worker *w, uint8_t *bytes, size_t size);
 int apply_ops(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *removed);
 int apply_probe(struct exdb_worker *w, const uint8_t *bytes, size_t size, size_t *op,
 		struct btree_touched *touched);

@@ -49,7 +49,7 @@ static void gather(struct run *run, const struct exdb_layout *layout, const stru
 	for (i = 0; i < most; i++) {
 		const struct btree_row row = btree_row_at(leaf, from + i);
 
-		if (row.key_length != key_width || !row.value_length || row.value[0] != version ||
+		if (row.nr_large || row.key_length != key_width || !row.value_length || row.value[0] != version ||
 		    !has_sound_texts(shape, nr_text, ends, &row))
 			break;
 		run->keys[i] = row.key;
@@ -216,8 +216,9 @@ static void decode_values(const struct exdb_layout *layout, const struct run *ru
 	}
 }
 
-long row_decode_run(const struct exdb_layout *layout, const struct node *leaf, unsigned int from,
-		    unsigned int n, struct exdb_vector *columns, uint64_t at)
+long row_decode_run(struct exdb_worker *w, const struct exdb_layout *layout,
+		    const struct node *leaf, unsigned int from, unsigned int n,
+		    struct exdb_vector *columns, uint64_t at)
 {
 	struct run run;
 	int ret;
@@ -226,7 +227,7 @@ long row_decode_run(const struct exdb_layout *layout, const struct node *leaf, u
 	if (!run.n) {
 		const struct btree_row row = btree_row_at(leaf, from);
 
-		ret = row_decode(layout, &row, columns, at);
+		ret = row_decode(w, layout, &row, columns, at);
 		return ret < 0 ? ret : !ret;
 	}
 	decode_texts(layout, &run, columns, at);

@@ -20,7 +20,8 @@
  *	-ENOSPC		the region, or the disk, is full
  *	-EEXIST		the key exists
  *	-ENOENT		the key does not exist
- *	-EMSGSIZE	a key or row is too large for a page
+ *	-EMSGSIZE	a key is too large, or a row has too many large values; or there is no room for
+ *			a text: exdb_vector.needed says how much there should be
  *	-EDOM		NaN in a key
  *	-ESTALE		the catalog has changed since the layout was made
  *	-ENFILE		there are EXDB_TREES_MAX trees
@@ -61,6 +62,8 @@ enum exdb_limit {
 	EXDB_PAGE_SIZE = 4096,
 	EXDB_KEY_MAX = 512,
 	EXDB_ROW_MAX = 992,
+	EXDB_VALUE_MAX = 1 << 30,
+	EXDB_LARGE_MAX = 64,
 	EXDB_POOL_MIN = 32,
 	EXDB_WORKERS_MAX = 64,
 	EXDB_TREES_MAX = 65536,
@@ -72,6 +75,13 @@ enum exdb_limit {
 	EXDB_VERSION_MAX = 255,
 	EXDB_INDEXES_MAX = 16,
 	EXDB_INDEX_COLUMNS_MAX = 16,
+};
+
+/* What exdb_freeze_load says of a page: nothing is in it, or it has a header, or it is of an extent. */
+enum exdb_page_kind {
+	EXDB_PAGE_UNUSED = 0,
+	EXDB_PAGE_NODE = 1,
+	EXDB_PAGE_RAW = 2,
 };
 
 enum exdb_durability {
@@ -137,6 +147,7 @@ struct exdb_check {
 	uint64_t trees;
 	uint64_t tree_pages;
 	uint64_t free_pages;
+	uint64_t extent_pages;
 	uint64_t stored_pages;
 	uint64_t rows;
 };
@@ -146,6 +157,7 @@ struct exdb_vector {
 	uint8_t *valid;
 	int32_t *offsets;
 	uint64_t capacity;
+	uint64_t needed;
 };
 
 struct exdb_column {
@@ -205,9 +217,11 @@ void exdb_freeze_pages(const struct exdb_freeze *freeze, uint64_t *pages);
 int exdb_freeze_read(const struct exdb_freeze *freeze, uint64_t page, void *out);
 /*
  * @n pages from @first on, resident or not, as they are on the disk but for their
- * checksums, which are 0.  The page that an error is about: exdb_error_page of exdb_freeze_worker.
+ * checksums, which are 0, and what they are.  The page that an error is about: exdb_error_page of
+ * exdb_freeze_worker.
  */
-int exdb_freeze_load(struct exdb_freeze *freeze, uint64_t first, uint64_t n, void *out);
+int exdb_freeze_load(struct exdb_freeze *freeze, uint64_t first, uint64_t n, void *out,
+		     uint8_t *kinds);
 /*
  * Set the bits of pages, of as many as @freeze has, that may have changed since an older freeze of the
  * database; whole bytes are written.  -ENODATA if what is needed for that was lost.
@@ -218,7 +232,8 @@ int exdb_freeze_diverged(const struct exdb_freeze *freeze, const struct exdb_fre
  * Pages of a freeze into a database that was just made, from page 1 on, and then what exdb_freeze_stats
  * said of the free list.
  */
-int exdb_restore_pages(struct exdb_worker *w, uint64_t first, uint64_t n, const void *pages);
+int exdb_restore_pages(struct exdb_worker *w, uint64_t first, uint64_t n, const void *pages,
+		       const uint8_t *kinds);
 int exdb_restore_end(struct exdb_worker *w, uint64_t free_page, uint64_t nr_free);
 int exdb_freeze_stats(const struct exdb_freeze *freeze, struct exdb_freeze_stats *stats);
 

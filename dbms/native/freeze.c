@@ -70,7 +70,7 @@ static int read_words(struct exdb_freeze *f)
 	int ret;
 
 	f->words = calloc(f->count, sizeof(*f->words));
-	f->memory = aligned_alloc(PAGE_SIZE, ALL_PAGES * PAGE_SIZE);
+	f->memory = aligned_alloc(PAGE_SIZE, (ALL_PAGES + BOUNCE_PAGES) * PAGE_SIZE);
 	if (!f->words || !f->memory)
 		return -ENOMEM;
 	ret = exmap_snapshot_words(f->snap, 0, f->count, f->words);

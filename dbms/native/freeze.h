@@ -8,6 +8,7 @@
 #define CACHE_PAGES	64u		/* that were asked for one by one */
 #define AHEAD_PAGES	PREFETCH_MAX	/* leaves that a scan reads ahead: the places behind those */
 #define ALL_PAGES	(CACHE_PAGES + AHEAD_PAGES)
+#define BOUNCE_PAGES	PREFETCH_MAX	/* behind those: of extents, on their way */
 #define LIVE_PINS	8u		/* a descent has latched two or three */
 
 /* A page that was read, for whoever has it pinned. */

@@ -59,24 +59,48 @@ static bool make_room(struct history *h)
 	return true;
 }
 
+/* The operations without their values, to @to unless NULL: how many bytes. */
+static size_t copy_keys(const struct op_list *ops, uint8_t *to)
+{
+	const uint8_t *at = ops->bytes, *end = at + ops->size;
+	size_t size = 0;
+
+	while (at < end) {
+		struct op_header op;
+		const uint8_t *key = at + sizeof(op);
+
+		memcpy(&op, at, sizeof(op));
+		at += op_size(&op, key);
+		op.value_length = 0;
+		op.nr_large = 0;
+		if (to) {
+			memcpy(to + size, &op, sizeof(op));
+			memcpy(to + size + sizeof(op), key, op.key_length);
+		}
+		size += sizeof(op) + op.key_length;
+	}
+	return size;
+}
+
 /* Before db->seq says that it was committed. */
 void history_add(struct exdb *db, const struct op_list *ops)
 {
 	struct history *h = &db->history;
+	const size_t size = copy_keys(ops, NULL);
 	uint8_t *copy;
 
 	if (!h->running)
 		return;
-	while (h->nr && h->bytes + ops->size > HISTORY_BYTES)
+	while (h->nr && h->bytes + size > HISTORY_BYTES)
 		forget_half(h);
-	copy = ops->size > HISTORY_BYTES || !make_room(h) ? NULL : malloc(ops->size);
+	copy = size > HISTORY_BYTES || !make_room(h) ? NULL : malloc(size);
 	if (!copy) {
 		clear(h, db->seq + 1);
 		return;
 	}
-	memcpy(copy, ops->bytes, ops->size);
-	h->past[h->nr++] = (struct past){ .seq = db->seq + 1, .size = ops->size, .ops = copy };
-	h->bytes += ops->size;
+	copy_keys(ops, copy);
+	h->past[h->nr++] = (struct past){ .seq = db->seq + 1, .size = size, .ops = copy };
+	h->bytes += size;
 }
 
 static bool any_op(const struct past *past, history_fn fn, const void *arg)
@@ -84,7 +108,7 @@ static bool any_op(const struct past *past, history_fn fn, const void *arg)
 	const uint8_t *at = past->ops, *end = past->ops + past->size;
 	struct op_header op;
 
-	for (; at < end; at += sizeof(op) + op.key_length + op.value_length) {
+	for (; at < end; at += sizeof(op) + op.key_length) {
 		memcpy(&op, at, sizeof(op));
 		if (fn(arg, past->seq, &op, at + sizeof(op)))
 			return true;

@@ -26,9 +26,23 @@ static int put_key_part(const struct exdb_layout *layout, unsigned int column,
 	return put_bytes(key, at, row_skip_part(layout->columns[column].type, at, end) - at);
 }
 
-static int put_value(unsigned int type, const struct row_shape *shape, unsigned int place,
-		     const uint8_t *value, struct exdb_key *key)
+static int put_large(struct exdb_worker *w, const struct row_shape *shape, unsigned int place,
+		     const struct btree_row *row, struct exdb_key *key)
 {
+	uint8_t text[EXDB_KEY_MAX];
+	const uint32_t length = row_large_length(shape, row, place);
+	int ret;
+
+	if (length > sizeof(text))
+		return -EMSGSIZE;
+	ret = row_read_large(w, shape, row, place, text);
+	return ret ? ret : exdb_key_put_text(key, text, length);
+}
+
+static int put_value(struct exdb_worker *w, unsigned int type, const struct row_shape *shape,
+		     unsigned int place, const struct btree_row *row, struct exdb_key *key)
+{
+	const uint8_t *value = row->value;
 	const uint8_t *text;
 	unsigned int length;
 	union {
@@ -37,6 +51,7 @@ static int put_value(unsigned int type, const struct row_shape *shape, unsigned 
 		double float64;
 	} number;
 
+	/* a text has a number for a place, and no width */
 	memcpy(&number, value + place, row_width(type));
 	switch (type) {
 	case EXDB_BOOL:
@@ -51,13 +66,15 @@ static int put_value(unsigned int type, const struct row_shape *shape, unsigned 
 	case EXDB_FLOAT64:
 		return exdb_key_put_float64(key, number.float64);
 	default:
+		if (row_text_is_large(shape, value, place))
+			return put_large(w, shape, place, row, key);
 		text = row_text(shape, value, place, &length);
 		return exdb_key_put_text(key, text, length);
 	}
 }
 
 /* 1 if it is null. */
-static int put_column(const struct exdb_layout *layout, unsigned int column,
+static int put_column(struct exdb_worker *w, const struct exdb_layout *layout, unsigned int column,
 		      const struct row_shape *shape, const struct btree_row *row,
 		      struct exdb_key *key)
 {
@@ -73,11 +90,12 @@ static int put_column(const struct exdb_layout *layout, unsigned int column,
 		return ret ? ret : 1;
 	if (in_key)
 		return put_key_part(layout, column, row, key);
-	return put_value(layout->columns[column].type, shape, place->place, row->value, key);
+	return put_value(w, layout->columns[column].type, shape, place->place, row, key);
 }
 
-int index_encode(const struct exdb_layout *layout, const struct row_index *index,
-		 const struct btree_row *row, struct index_entry *entry)
+int index_encode(struct exdb_worker *w, const struct exdb_layout *layout,
+		 const struct row_index *index, const struct btree_row *row,
+		 struct index_entry *entry)
 {
 	const struct row_shape *shape;
 	uint16_t length;
@@ -89,7 +107,7 @@ int index_encode(const struct exdb_layout *layout, const struct row_index *index
 	entry->key.length = 0;
 	entry->exclusive = index->unique;
 	for (i = 0; i < index->nr_columns; i++) {
-		ret = put_column(layout, index->columns[i], shape, row, &entry->key);
+		ret = put_column(w, layout, index->columns[i], shape, row, &entry->key);
 		if (ret < 0)
 			return ret;
 		if (ret)
@@ -185,20 +203,16 @@ static int delete_entry(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tr
 }
 
 static int update_one(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
-		      const struct row_index *index, const struct btree_row *old,
+		      const struct row_index *index, const struct index_entry *before,
 		      const struct btree_row *new)
 {
-	struct index_entry before, after;
-	int ret = 0;
+	struct index_entry after;
+	int ret = new ? index_encode(w, layout, index, new, &after) : 0;
 
-	if (old)
-		ret = index_encode(layout, index, old, &before);
-	if (!ret && new)
-		ret = index_encode(layout, index, new, &after);
-	if (ret || (old && new && is_same(&before, &after)))
+	if (ret || (before && new && is_same(before, &after)))
 		return ret;
-	if (old)
-		ret = delete_entry(w, txn, index->tree, &before);
+	if (before)
+		ret = delete_entry(w, txn, index->tree, before);
 	return !ret && new ? insert_entry(w, txn, index->tree, &after) : ret;
 }
 
@@ -209,15 +223,42 @@ int index_add(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_lay
 	return update_one(w, txn, layout, &layout->indexes[index], NULL, row);
 }
 
+/* Where the entries of a row go. */
+struct entries {
+	const struct exdb_layout *layout;
+	struct index_entry *entries;
+};
+
+static int encode_all(struct sink *sink, const struct btree_row *row)
+{
+	const struct entries *to = sink->arg;
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < to->layout->nr_indexes && !ret; i++)
+		ret = index_encode(sink->w, to->layout, &to->layout->indexes[i], row,
+				   &to->entries[i]);
+	return ret;
+}
+
+int index_find(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+	       uint32_t tree, const struct btree_entry *entry, struct index_entry *entries)
+{
+	struct entries to = { .layout = layout, .entries = entries };
+	struct sink sink = { .take = encode_all, .arg = &to };
+
+	return table_take(w, txn, tree, entry, &sink);
+}
+
 int index_update(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
-		 const struct btree_row *old, const struct btree_row *new)
+		 const struct index_entry *old, const struct btree_row *new)
 {
 	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; i < layout->nr_indexes && !ret; i++) {
 		w->error_index = i;
-		ret = update_one(w, txn, layout, &layout->indexes[i], old, new);
+		ret = update_one(w, txn, layout, &layout->indexes[i], old ? &old[i] : NULL, new);
 	}
 	return ret;
 }

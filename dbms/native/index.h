@@ -32,19 +32,24 @@ struct index_entry {
 	bool exclusive;
 };
 
-/* The entry of a row.  -EMSGSIZE, -EDOM, -ESTALE. */
-int index_encode(const struct exdb_layout *layout, const struct row_index *index,
-		 const struct btree_row *row, struct index_entry *entry);
+/* The entry of a row that is latched.  -EMSGSIZE, -EDOM, -ESTALE, and what extent_read says. */
+int index_encode(struct exdb_worker *w, const struct exdb_layout *layout,
+		 const struct row_index *index, const struct btree_row *row,
+		 struct index_entry *entry);
 
 /* The key of the row that an entry leads to; -EUCLEAN. */
 int index_row_key(const struct btree_row *entry, struct exdb_key *key);
 
+/* The entries of the row with this key, one for each index: 1, 0 if there is no row, or -errno. */
+int index_find(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
+	       uint32_t tree, const struct btree_entry *entry, struct index_entry *entries);
+
 /*
- * Let the transaction write what becomes of the entries when @old becomes @new; either
+ * Let the transaction write what becomes of the entries @old when their row becomes @new; either
  * may be NULL.  -ENOTUNIQ, and what index_encode says.
  */
 int index_update(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,
-		 const struct btree_row *old, const struct btree_row *new);
+		 const struct index_entry *old, const struct btree_row *new);
 
 /* Let the transaction write the entry of a row in one index. */
 int index_add(struct exdb_worker *w, struct exdb_txn *txn, const struct exdb_layout *layout,

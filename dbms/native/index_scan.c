@@ -93,7 +93,7 @@ static int take_if_current(struct sink *sink, const struct btree_row *row)
 {
 	const struct lead *lead = sink->arg;
 	struct index_entry entry;
-	int ret = index_encode(sink->layout, sink->scan->found->index, row, &entry);
+	int ret = index_encode(sink->w, sink->layout, sink->scan->found->index, row, &entry);
 
 	if (ret)
 		return ret;

@@ -77,7 +77,7 @@ struct log {
 };
 
 /* One record at recovery. */
-typedef int (*log_replay_fn)(void *arg, const uint8_t *payload, uint32_t length);
+typedef int (*log_replay_fn)(void *arg, uint8_t *payload, uint32_t length);
 
 int log_init(struct log *log, int fd, uint64_t first_block, uint64_t blocks);
 void log_exit(struct log *log);

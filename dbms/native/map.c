@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "buffer.h"
+#include "crc32c.h"
 #include "node.h"
 
 #define GROUP	32u	/* map pages in one write */
@@ -68,6 +69,8 @@ struct map_slot map_get(const struct exdb *db, uint64_t page)
 
 int map_verify(struct map_slot slot, const void *mem, uint64_t page)
 {
+	if (slot.raw)
+		return crc32c(0, mem, PAGE_SIZE) == slot.crc ? 0 : -EBADMSG;
 	return page_crc(mem) == slot.crc ? node_verify(mem, page) : -EBADMSG;
 }
 

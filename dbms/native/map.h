@@ -23,12 +23,16 @@ struct exdb_worker;
 /**
  * struct map_slot - where a page is, and what must be there
  * @block: 0 for nowhere
+ * @raw: it is a page of an extent, and has no header
  * @crc: CRC32C of the page as it was written, so that what a write has not replaced is noticed
  */
 struct map_slot {
-	uint32_t block;
+	uint32_t block : 31;
+	uint32_t raw : 1;
 	uint32_t crc;
 } __attribute__((aligned(8)));
+
+static_assert(sizeof(struct map_slot) == 8, "on-disk format");
 
 /**
  * struct map_page - a page of the map
@@ -110,7 +114,7 @@ int map_extend(struct exdb_worker *w, uint64_t page);
 /* Where a page is whose latch we hold. */
 struct map_slot map_get(const struct exdb *db, uint64_t page);
 
-/* As node_verify(), of a page that was read from where @slot says. */
+/* As node_verify(), of a page that was read from where @slot says, which may be raw. */
 int map_verify(struct map_slot slot, const void *mem, uint64_t page);
 
 /* The page lies in @slot now, and does for the running checkpoint as well if it is @pending. */

@@ -28,7 +28,9 @@ static bool is_sound_slot(const struct node *node, const struct node_slot *slot)
 	if (slot->offset < node->begin || slot->offset > PAGE_SIZE ||
 	    size > PAGE_SIZE - slot->offset || slot->key_length > EXDB_KEY_MAX)
 		return false;
-	return node_is_leaf(node) ? size <= EXDB_ROW_MAX : slot->value_length == NODE_CHILD;
+	if (!node_is_leaf(node))
+		return slot->value_length == NODE_CHILD && !slot->nr_large;
+	return size <= EXDB_ROW_MAX && slot->nr_large * EXTENT_REF <= slot->value_length;
 }
 
 /* Whether the entries lie in the page, without overlap in sum. */
@@ -227,6 +229,7 @@ void node_move_tail(struct node *node, unsigned int i, struct node *to)
 
 		node_insert(to, to->count, node_key(node, k), slot->key_length,
 			    node_value(node, k), slot->value_length);
+		to->slots[to->count - 1].nr_large = slot->nr_large;
 		node->garbage += slot->key_length + slot->value_length;
 	}
 	node->count = i;

@@ -26,14 +26,16 @@
  * @offset: of the key in the page; the value follows it
  * @key_length: bytes
  * @value_length: bytes
- * @flags: reserved, 0
+ * @nr_large: references to extents at the end of the value (extent.h)
+ * @reserved: 0
  * @head: the first four bytes of the key as a number, to compare quickly
  */
 struct node_slot {
 	uint16_t offset;
 	uint16_t key_length;
 	uint16_t value_length;
-	uint16_t flags;
+	uint8_t nr_large;
+	uint8_t reserved;
 	uint32_t head;
 };
 
@@ -61,6 +63,7 @@ struct node {
 };
 
 #define NODE_SPACE	(PAGE_SIZE - (unsigned int)sizeof(struct node))
+#define EXTENT_REF	16u	/* bytes of a reference */
 #define NODE_CHILD	((unsigned int)sizeof(uint64_t))
 
 /* What an inner page needs to take any separator. */

@@ -6,6 +6,7 @@
  * That wants room for any separator in every parent, so full ones are split on
  * the same way.
  */
+#include "extent.h"
 #include "latch.h"
 
 #define UNDERFULL	(NODE_SPACE / 4)
@@ -46,6 +47,7 @@ static void append(struct node *to, const struct node *from, unsigned int i, uns
 {
 	node_insert(to, at, node_key(from, i), from->slots[i].key_length, node_value(from, i),
 		    from->slots[i].value_length);
+	to->slots[at].nr_large = from->slots[i].nr_large;
 }
 
 /* Move the first entry of the right node to the end of the left one. */
@@ -245,6 +247,7 @@ static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 		return ret;
 	for (; *done < n; (*done)++) {
 		const struct btree_entry *key = &keys[*done];
+		struct btree_row row;
 		unsigned int i;
 		bool found;
 
@@ -253,6 +256,10 @@ static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 		i = node_lower_bound(leaf.node, key->key, key->key_length, &found);
 		if (!found)
 			continue;
+		row = btree_row_at(leaf.node, i);
+		ret = extent_note_dropped(w->db, &row);
+		if (ret)
+			break;
 		node_remove(leaf.node, i);
 		leaf.dirty = true;
 		(*removed)++;
@@ -260,7 +267,7 @@ static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 	/* whatever was removed: who tries again after an error ends what was begun */
 	*sparse = leaf.page != root && is_underfull(leaf.node);
 	unlatch(w, &leaf);
-	return 0;
+	return ret;
 }
 
 int btree_remove(struct exdb_worker *w, uint64_t root, const struct btree_entry *keys, size_t n,

@@ -5,7 +5,23 @@
 
 #include "trees.h"
 
-static int put_page(struct exdb_worker *w, uint64_t page, const uint8_t *from)
+/* A page that has no header is new, and may have no content. */
+static int put_raw(struct exdb_worker *w, uint64_t page, const uint8_t *from, bool unused)
+{
+	struct exdb *db = w->db;
+	int ret = page == db->next_page ? 0 : -EUCLEAN;
+
+	if (!ret && page >= db->data_pages)
+		ret = -ENOSPC;
+	if (!ret)
+		ret = map_extend(w, page);
+	if (ret)
+		return ret;
+	__atomic_store_n(&db->next_page, page + 1, __ATOMIC_RELEASE);
+	return unused ? 0 : buffer_fill_raw(w, page, from, PAGE_SIZE);
+}
+
+static int put_page(struct exdb_worker *w, uint64_t page, const uint8_t *from, uint8_t kind)
 {
 	struct exdb *db = w->db;
 	const struct page_header *header = (const struct page_header *)from;
@@ -13,6 +29,8 @@ static int put_page(struct exdb_worker *w, uint64_t page, const uint8_t *from)
 	void *mem;
 	int ret;
 
+	if (kind != EXDB_PAGE_NODE)
+		return put_raw(w, page, from, kind == EXDB_PAGE_UNUSED);
 	if (header->magic != PAGE_MAGIC || header->number != page)
 		return -EBADMSG;
 	if (page > db->next_page)
@@ -28,7 +46,8 @@ static int put_page(struct exdb_worker *w, uint64_t page, const uint8_t *from)
 	return 0;
 }
 
-int exdb_restore_pages(struct exdb_worker *w, uint64_t first, uint64_t n, const void *pages)
+int exdb_restore_pages(struct exdb_worker *w, uint64_t first, uint64_t n, const void *pages,
+		       const uint8_t *kinds)
 {
 	struct exdb *db = w->db;
 	uint64_t i;
@@ -39,7 +58,7 @@ int exdb_restore_pages(struct exdb_worker *w, uint64_t first, uint64_t n, const 
 		const uint8_t *from = (const uint8_t *)pages + i * PAGE_SIZE;
 
 		w->error_page = first + i;
-		ret = put_page(w, first + i, from);
+		ret = put_page(w, first + i, from, kinds[i]);
 	}
 	pthread_mutex_unlock(&db->commit);
 	return ret;

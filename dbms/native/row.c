@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "extent.h"
 #include "key.h"
 #include "row.h"
 
@@ -163,27 +164,120 @@ int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *c
 	return ret;
 }
 
-/* A text at the end of the texts; -EMSGSIZE if it is too long. */
-static int put_text(const struct exdb_vector *v, uint64_t i, uint8_t *value, unsigned int *end)
+static const struct exdb_vector *vector_of(const struct exdb_layout *layout,
+					   const struct exdb_vector *columns, unsigned int c)
 {
-	unsigned int length;
-	const uint8_t *text = text_of(v, i, &length);
+	return &columns[layout->columns[c].vector];
+}
 
-	if (length > EXDB_ROW_MAX - *end)
-		return -EMSGSIZE;
-	memcpy(value + *end, text, length);
-	*end += length;
+static bool is_valid(const struct exdb_vector *v, uint64_t i)
+{
+	return !v->valid || v->valid[i];
+}
+
+/* Bytes of a text of the value, 0 for a null and for what is no text of it. */
+static unsigned int text_length(const struct exdb_layout *layout,
+				const struct exdb_vector *columns, uint64_t i, unsigned int c)
+{
+	const struct row_place *place = &layout->shapes[layout->version].places[c];
+	const struct exdb_vector *v;
+	unsigned int length;
+
+	if (place->bit == NO_PLACE || row_width(layout->columns[c].type))
+		return 0;
+	v = vector_of(layout, columns, c);
+	if (!is_valid(v, i))
+		return 0;
+	text_of(v, i, &length);
+	return length;
+}
+
+/* Choose the texts that become large, so that @room bytes do for all: a bit for each. */
+static int choose_large(const struct exdb_layout *layout, const struct exdb_vector *columns,
+			uint64_t i, unsigned int room, bool *large)
+{
+	uint64_t total = 0;
+	unsigned int c;
+
+	for (c = 0; c < layout->nr_columns; c++)
+		total += text_length(layout, columns, i, c);
+	memset(large, 0, layout->nr_columns * sizeof(*large));
+	while (total > room) {
+		unsigned int longest = 0, most = EXTENT_REF;
+
+		for (c = 0; c < layout->nr_columns; c++) {
+			const unsigned int length = text_length(layout, columns, i, c);
+
+			if (!large[c] && length > most) {
+				longest = c;
+				most = length;
+			}
+		}
+		if (most == EXTENT_REF || most > EXDB_VALUE_MAX)
+			return -EMSGSIZE;
+		large[longest] = true;
+		total -= most - EXTENT_REF;
+	}
 	return 0;
 }
 
+static void add_large(struct row_large *large, const struct exdb_vector *v, uint64_t i)
+{
+	unsigned int length;
+
+	large->texts[large->nr] = text_of(v, i, &length);
+	large->lengths[large->nr++] = length;
+	large->bytes += length;
+}
+
+/* The mark of a text, and its bytes at @*end unless it is large. */
+static unsigned int put_text(const struct exdb_vector *v, uint64_t i, uint8_t *value,
+			     unsigned int *end, unsigned int texts, struct row_large *large,
+			     bool is_large)
+{
+	const uint8_t *text;
+	unsigned int length;
+
+	if (is_large) {
+		add_large(large, v, i);
+		return (*end - texts) | ROW_LARGE;
+	}
+	if (is_valid(v, i)) {
+		text = text_of(v, i, &length);
+		memcpy(value + *end, text, length);
+		*end += length;
+	}
+	return *end - texts;
+}
+
+static void put_refs(uint8_t *value, unsigned int *end, const struct row_large *large)
+{
+	unsigned int i;
+
+	for (i = 0; i < large->nr; i++, *end += EXTENT_REF) {
+		const struct extent_ref ref = { .length = large->lengths[i] };
+
+		memcpy(value + *end, &ref, sizeof(ref));
+	}
+}
+
 int row_encode(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
-	       struct exdb_key *key, uint8_t *value, unsigned int *value_length)
+	       struct exdb_key *key, uint8_t *value, unsigned int *value_length,
+	       struct row_large *large)
 {
 	const struct row_shape *shape = &layout->shapes[layout->version];
 	const unsigned int texts = shape->ends + 2 * shape->nr_text;
+	bool is_large[EXDB_COLUMNS_MAX];
 	unsigned int c, end = texts;
 	int ret = row_encode_key(layout, columns, i, key);
 
+	large->nr = 0;
+	large->bytes = 0;
+	if (!ret && key->length + texts > EXDB_ROW_MAX)
+		ret = -EMSGSIZE;
+	if (!ret)
+		ret = choose_large(layout, columns, i, EXDB_ROW_MAX - key->length - texts,
+				   is_large);
 	if (ret)
 		return ret;
 	memset(value, 0, texts);
@@ -192,36 +286,45 @@ int row_encode(const struct exdb_layout *layout, const struct exdb_vector *colum
 		const struct row_place *place = &shape->places[c];
 		const unsigned int width = row_width(layout->columns[c].type);
 		const struct exdb_vector *v;
-		bool valid;
+		uint16_t mark;
 
 		if (place->bit == NO_PLACE)
 			continue;
-		v = &columns[layout->columns[c].vector];
-		valid = !v->valid || v->valid[i];
-		if (!valid)
+		v = vector_of(layout, columns, c);
+		if (!is_valid(v, i))
 			value[place->bit / 8] |= 1u << place->bit % 8;
-		if (valid && width)
+		else if (width)
 			memcpy(value + place->place, (const uint8_t *)v->values + i * width, width);
-		else if (valid && put_text(v, i, value, &end))
-			return -EMSGSIZE;
-		if (!width) {
-			const uint16_t e = end - texts;
-
-			memcpy(value + shape->ends + 2 * place->place, &e, sizeof(e));
-		}
+		if (width)
+			continue;
+		mark = put_text(v, i, value, &end, texts, large, is_large[c]);
+		memcpy(value + shape->ends + 2 * place->place, &mark, sizeof(mark));
 	}
+	put_refs(value, &end, large);
 	*value_length = end;
-	return key->length + *value_length > EXDB_ROW_MAX ? -EMSGSIZE : 0;
+	return 0;
+}
+
+/* Room for a text of row @i, or NULL, and what would do. */
+static uint8_t *make_text(struct exdb_vector *v, uint64_t i, unsigned int length)
+{
+	const uint64_t from = v->offsets[i], to = from + length;
+
+	if (to > v->capacity) {
+		v->needed = to;
+		return NULL;
+	}
+	v->offsets[i + 1] = to;
+	return (uint8_t *)v->values + from;
 }
 
 static int add_text(struct exdb_vector *v, uint64_t i, const uint8_t *text, unsigned int length)
 {
-	unsigned int from = v->offsets[i];
+	uint8_t *to = make_text(v, i, length);
 
-	if (from + (uint64_t)length > v->capacity)
+	if (!to)
 		return 1;
-	memcpy((uint8_t *)v->values + from, text, length);
-	v->offsets[i + 1] = from + length;
+	memcpy(to, text, length);
 	return 0;
 }
 
@@ -281,11 +384,58 @@ int row_shape(const struct exdb_layout *layout, const struct btree_row *row,
 	return has_sound_key(layout, row) && row_has_sound_texts(*shape, row) ? 0 : -EUCLEAN;
 }
 
-/* One that is not in the key; the row may be older than the column. */
-static int decode_column(const struct row_shape *shape, const struct row_place *place,
-			 unsigned int width, const uint8_t *value, struct exdb_vector *v,
-			 uint64_t i)
+/* Which of the row's large values a text is. */
+static unsigned int large_index(const struct row_shape *shape, const struct btree_row *row,
+				unsigned int place)
 {
+	unsigned int i, n = 0;
+
+	for (i = 0; i < place; i++)
+		n += row_text_is_large(shape, row->value, i);
+	return n;
+}
+
+uint32_t row_large_length(const struct row_shape *shape, const struct btree_row *row,
+			  unsigned int place)
+{
+	return extent_ref_at(row->value, row->value_length, row->nr_large,
+			     large_index(shape, row, place))
+		.length;
+}
+
+int row_read_large(struct exdb_worker *w, const struct row_shape *shape,
+		   const struct btree_row *row, unsigned int place, uint8_t *out)
+{
+	const unsigned int which = large_index(shape, row, place);
+	const struct extent_ref ref =
+		extent_ref_at(row->value, row->value_length, row->nr_large, which);
+
+	if (!row->large)
+		return extent_read(w, &ref, out);
+	/* the values before it have as many bytes as references that end with its own say */
+	memcpy(out,
+	       row->large + extent_total(row->value,
+					 row->value_length - (row->nr_large - which) * EXTENT_REF,
+					 which),
+	       ref.length);
+	return 0;
+}
+
+static int add_large_text(struct exdb_worker *w, const struct row_shape *shape,
+			  const struct btree_row *row, unsigned int place, struct exdb_vector *v,
+			  uint64_t i)
+{
+	uint8_t *to = make_text(v, i, row_large_length(shape, row, place));
+
+	return to ? row_read_large(w, shape, row, place, to) : 1;
+}
+
+/* One that is not in the key; the row may be older than the column. */
+static int decode_column(struct exdb_worker *w, const struct row_shape *shape,
+			 const struct row_place *place, unsigned int width,
+			 const struct btree_row *row, struct exdb_vector *v, uint64_t i)
+{
+	const uint8_t *value = row->value;
 	const bool there = place->bit != NO_PLACE;
 	const uint8_t *text;
 	unsigned int length;
@@ -298,6 +448,8 @@ static int decode_column(const struct row_shape *shape, const struct row_place *
 		return add_text(v, i, value, 0);
 	else if (width)
 		memcpy((uint8_t *)v->values + i * width, value + place->place, width);
+	else if (row_text_is_large(shape, value, place->place))
+		return add_large_text(w, shape, row, place->place, v, i);
 	else {
 		text = row_text(shape, value, place->place, &length);
 		return add_text(v, i, text, length);
@@ -305,11 +457,12 @@ static int decode_column(const struct row_shape *shape, const struct row_place *
 	return 0;
 }
 
-int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
-	       struct exdb_vector *columns, uint64_t i)
+int row_decode(struct exdb_worker *w, const struct exdb_layout *layout,
+	       const struct btree_row *row, struct exdb_vector *columns, uint64_t i)
 {
 	const struct row_shape *shape;
 	unsigned int c;
+	bool full = false;
 	int ret = row_shape(layout, row, &shape);
 
 	if (ret)
@@ -327,9 +480,12 @@ int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
 			v->valid[i] = 1;
 		if (!v->values || column->in_key)
 			continue;
-		if (decode_column(shape, &shape->places[c], row_width(column->type), row->value, v,
-				  i))
-			return 1;
+		/* one that has no room: others still say what they need */
+		ret = decode_column(w, shape, &shape->places[c], row_width(column->type), row, v,
+				    i);
+		if (ret < 0)
+			return ret;
+		full |= ret;
 	}
-	return 0;
+	return full;
 }

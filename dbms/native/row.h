@@ -8,6 +8,10 @@
  *	the fixed-width columns, in order, little-endian; 0 where null
  *	a u16 for each text or bytes column: where it ends, counted from the first one
  *	the texts and bytes
+ *	a struct extent_ref for each value that is large, in the order of their columns
+ *
+ * Where a row would be longer than EXDB_ROW_MAX with its key, its longest values become
+ * large, one after another: they have no bytes among the texts, and ROW_LARGE in their end.
  *
  * Columns come and go: version v of the columns has those that were added in it or
  * before, and dropped after it.  Rows stay as they were written; a column that they
@@ -100,24 +104,49 @@ struct exdb_layout {
 	struct row_shape shapes[];
 };
 
+/**
+ * struct row_large - the large values of a row that is encoded
+ * @nr: how many
+ * @bytes: of all of them
+ * @texts: where they are
+ * @lengths: bytes of each
+ */
+struct row_large {
+	unsigned int nr;
+	uint64_t bytes;
+	const uint8_t *texts[EXDB_LARGE_MAX];
+	uint32_t lengths[EXDB_LARGE_MAX];
+};
+
 /* Encode row @i; @value has room for EXDB_ROW_MAX bytes.  -EMSGSIZE or -EDOM. */
 int row_encode(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
-	       struct exdb_key *key, uint8_t *value, unsigned int *value_length);
+	       struct exdb_key *key, uint8_t *value, unsigned int *value_length,
+	       struct row_large *large);
 
 /* The key of row @i alone; only the key's columns need values.  -EMSGSIZE or -EDOM. */
 int row_encode_key(const struct exdb_layout *layout, const struct exdb_vector *columns, uint64_t i,
 		   struct exdb_key *key);
 
-/* Decode into row @i of the vectors; 1 if a text column has no room for it; -EUCLEAN, -ESTALE. */
-int row_decode(const struct exdb_layout *layout, const struct btree_row *row,
-	       struct exdb_vector *columns, uint64_t i);
+/*
+ * Decode into row @i of the vectors; 1 if text columns have no room for it, and vectors say what they need;
+ * -EUCLEAN, -ESTALE, and what extent_read says.
+ */
+int row_decode(struct exdb_worker *w, const struct exdb_layout *layout,
+	       const struct btree_row *row, struct exdb_vector *columns, uint64_t i);
+
+/* The @place-th text of a row, which is large, to @out, or its length alone. */
+uint32_t row_large_length(const struct row_shape *shape, const struct btree_row *row,
+			  unsigned int place);
+int row_read_large(struct exdb_worker *w, const struct row_shape *shape,
+		   const struct btree_row *row, unsigned int place, uint8_t *out);
 
 /*
  * decode.c: the same for up to @n rows of a leaf, from slot @from on, into those of the vectors from @at on.
  * How many were taken; 0 if a text of the first one has no room.
  */
-long row_decode_run(const struct exdb_layout *layout, const struct node *leaf, unsigned int from,
-		    unsigned int n, struct exdb_vector *columns, uint64_t at);
+long row_decode_run(struct exdb_worker *w, const struct exdb_layout *layout,
+		    const struct node *leaf, unsigned int from, unsigned int n,
+		    struct exdb_vector *columns, uint64_t at);
 
 /*
  * The shape of a row that can be decoded.  -ESTALE if it was written with columns that the layout
@@ -132,13 +161,27 @@ const uint8_t *row_skip_part(unsigned int type, const uint8_t *at, const uint8_t
 /* Bytes of a value, or 0 if that depends on the value. */
 unsigned int row_width(unsigned int type);
 
+#define ROW_LARGE	0x8000u	/* in the end of a text that has no bytes in the row */
+
+static inline unsigned int row_text_mark(const struct row_shape *shape, const uint8_t *value,
+					 unsigned int place)
+{
+	uint16_t mark;
+
+	memcpy(&mark, value + shape->ends + 2 * place, sizeof(mark));
+	return mark;
+}
+
 static inline unsigned int row_text_end(const struct row_shape *shape, const uint8_t *value,
 					unsigned int place)
 {
-	uint16_t end;
+	return row_text_mark(shape, value, place) & ~ROW_LARGE;
+}
 
-	memcpy(&end, value + shape->ends + 2 * place, sizeof(end));
-	return end;
+static inline bool row_text_is_large(const struct row_shape *shape, const uint8_t *value,
+				     unsigned int place)
+{
+	return row_text_mark(shape, value, place) & ROW_LARGE;
 }
 
 /* A text or bytes value. */
@@ -155,16 +198,20 @@ static inline const uint8_t *row_text(const struct row_shape *shape, const uint8
 static inline bool row_has_sound_texts(const struct row_shape *shape, const struct btree_row *row)
 {
 	const unsigned int texts = shape->ends + 2 * shape->nr_text;
-	unsigned int i, from = 0, to;
+	const unsigned int refs = row->nr_large * EXTENT_REF;
+	unsigned int i, from = 0, to, large = 0;
 
-	if (row->value_length < texts)
+	if (row->value_length < texts + refs)
 		return false;
 	for (i = 0; i < shape->nr_text; i++, from = to) {
+		const bool is_large = row_text_is_large(shape, row->value, i);
+
 		to = row_text_end(shape, row->value, i);
-		if (to < from)
+		if (to < from || (is_large && to > from))
 			return false;
+		large += is_large;
 	}
-	return from <= row->value_length - texts;
+	return large == row->nr_large && from <= row->value_length - texts - refs;
 }
 
 #endif /* EXDB_ROW_H */

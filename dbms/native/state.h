@@ -8,7 +8,8 @@
  *	bit 55		dirty: differs from the backing
  *	bit 54		epoch: parity of the checkpoint epoch in which it became dirty
  *	bit 53		writing: one of its readers writes it to the backing
- *	bits 52..0	version: grows whenever an exclusive latch is given back
+ *	bit 52		raw: a page of an extent, which has no header
+ *	bits 51..0	version: grows whenever an exclusive latch is given back
  *
  *	evicted ---- fault ---> exclusive ---> unlocked <---> shared(n)
  *	   ^                     ^    ^            |
@@ -27,7 +28,8 @@
 #define STATE_DIRTY	(1ULL << 55)
 #define STATE_EPOCH	(1ULL << 54)
 #define STATE_WRITING	(1ULL << 53)
-#define STATE_VERSION	(STATE_WRITING - 1)
+#define STATE_RAW	(1ULL << 52)
+#define STATE_VERSION	(STATE_RAW - 1)
 
 enum state {
 	STATE_EVICTED = 0,
@@ -116,6 +118,14 @@ static inline void state_set_dirty(uint64_t *word, uint64_t epoch)
 
 	v |= STATE_DIRTY | (epoch & 1 ? STATE_EPOCH : 0);
 	__atomic_store_n(word, v, __ATOMIC_RELEASE);
+}
+
+/* The holder of an exclusive latch says what the page is. */
+static inline void state_set_raw(uint64_t *word, bool raw)
+{
+	uint64_t v = state_load(word) & ~STATE_RAW;
+
+	__atomic_store_n(word, v | (raw ? STATE_RAW : 0), __ATOMIC_RELEASE);
 }
 
 /* Dirty since before @epoch began: the checkpoint that began it needs the page as it is. */

@@ -266,6 +266,7 @@ void exdb_close(struct exdb *db)
 	checkpoint_drop_saved(db);
 	history_free(db);
 	free(db->frames);
+	free(db->dropped.refs);
 	destroy_locks(db);
 	free(db);
 }
@@ -372,7 +373,8 @@ int exdb_stats(struct exdb *db, struct exdb_stats *stats)
 		.resident_pages = counters.mapped,
 		.region_pages = db->data_pages,
 		.allocated_pages = __atomic_load_n(&db->next_page, __ATOMIC_RELAXED),
-		.free_pages = __atomic_load_n(&db->nr_free, __ATOMIC_RELAXED),
+		.free_pages = __atomic_load_n(&db->nr_free, __ATOMIC_RELAXED) +
+			      __atomic_load_n(&db->run_pages, __ATOMIC_RELAXED),
 		.backend = db->ex->backend,
 		.workers = db->nr_workers,
 	};

@@ -69,14 +69,15 @@ static int encode_one(struct batch *batch, const struct exdb_layout *layout,
 		      const struct exdb_vector *columns, uint64_t i)
 {
 	struct btree_entry *entry = &batch->entries[i];
+	struct row_large large;
 	struct exdb_key key;
-	unsigned int value_length;
+	unsigned int value_length, k;
 	int ret = make_space(batch, EXDB_KEY_MAX + EXDB_ROW_MAX);
 
 	if (ret)
 		return ret;
 	ret = row_encode(layout, columns, i, &key, batch->bytes + batch->size + EXDB_KEY_MAX,
-			 &value_length);
+			 &value_length, &large);
 	if (ret)
 		return ret;
 	batch->rows[i].key = batch->size;
@@ -89,9 +90,15 @@ static int encode_one(struct batch *batch, const struct exdb_layout *layout,
 	*entry = (struct btree_entry){
 		.key_length = key.length,
 		.value_length = value_length,
+		.nr_large = large.nr,
 		.row = i,
 	};
-	return 0;
+	ret = make_space(batch, large.bytes);
+	for (k = 0; k < large.nr && !ret; k++) {
+		memcpy(batch->bytes + batch->size, large.texts[k], large.lengths[k]);
+		batch->size += large.lengths[k];
+	}
+	return ret;
 }
 
 static int encode_key(struct batch *batch, const struct exdb_layout *layout,
@@ -127,6 +134,7 @@ static void sort_entries(struct batch *batch, uint64_t n)
 	for (i = 0; i < n; i++) {
 		batch->entries[i].key = batch->bytes + batch->rows[i].key;
 		batch->entries[i].value = batch->bytes + batch->rows[i].value;
+		batch->entries[i].large = batch->entries[i].value + batch->entries[i].value_length;
 	}
 	for (i = 1; i < n; i++) {
 		if (compare_entries(&batch->entries[i - 1], &batch->entries[i]) > 0) {
@@ -171,6 +179,8 @@ static struct btree_row row_of(const struct btree_entry *entry)
 		.value = entry->value,
 		.key_length = entry->key_length,
 		.value_length = entry->value_length,
+		.nr_large = entry->nr_large,
+		.large = entry->large,
 	};
 }
 
@@ -180,17 +190,19 @@ static int write_entry(struct exdb_worker *w, struct exdb_txn *txn,
 {
 	const struct btree_row new = row_of(entry);
 	const bool delete = kind == OP_DELETE;
-	struct row_copy old;
+	struct index_entry old[EXDB_INDEXES_MAX];
 	int found = 0, ret;
 
-	if (kind != OP_PUT || layout->nr_indexes)
-		found = table_sees(w, txn, tree, entry, layout->nr_indexes ? &old : NULL);
+	if (layout->nr_indexes)
+		found = index_find(w, txn, layout, tree, entry, old);
+	else if (kind != OP_PUT)
+		found = table_sees(w, txn, tree, entry, NULL);
 	if (found < 0)
 		return found;
 	if (found && kind == OP_INSERT)
 		return -EEXIST;
 	*removed += found;
-	ret = index_update(w, txn, layout, found ? &old.row : NULL, delete ? NULL : &new);
+	ret = index_update(w, txn, layout, found ? old : NULL, delete ? NULL : &new);
 	return ret ? ret : txn_write(txn, delete ? OWN_DELETED : OWN_PUT, tree, entry);
 }
 

@@ -14,15 +14,21 @@ struct row_copy {
 /* -EUCLEAN for an -ESTALE that no change of the catalog explains: a row of columns that never were. */
 int table_error(const struct exdb_worker *w, const struct exdb_layout *layout, int ret);
 
-/* Whether the transaction sees a row with this key: 1, and a copy of it unless NULL; 0, or -errno. */
+struct sink;
+
+/* Whether the transaction sees a row with this key: 1, and the sink has taken it; 0, or -errno. */
+int table_take(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+	       const struct btree_entry *entry, struct sink *sink);
+
+/* The same, and a copy of it unless NULL; of a table the copy's large values may be gone. */
 int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	       const struct btree_entry *entry, struct row_copy *copy);
 
-struct sink;
 typedef int (*sink_fn)(struct sink *sink, const struct btree_row *row);
 
 /**
  * struct sink - rows on their way out
+ * @w: who reads
  * @take: what happens to each: 0, 1 if there is no room for it, or -errno
  * @layout: of the table
  * @columns: where they go
@@ -32,6 +38,7 @@ typedef int (*sink_fn)(struct sink *sink, const struct btree_row *row);
  * @arg: of @take
  */
 struct sink {
+	struct exdb_worker *w;
 	sink_fn take;
 	const struct exdb_layout *layout;
 	struct exdb_vector *columns;

@@ -15,7 +15,7 @@ int sink_decode(struct sink *sink, const struct btree_row *row)
 
 	if (sink->rows == sink->room)
 		return 1;
-	ret = row_decode(sink->layout, row, sink->columns, sink->rows);
+	ret = row_decode(sink->w, sink->layout, row, sink->columns, sink->rows);
 	sink->rows += !ret;
 	return ret;
 }
@@ -35,7 +35,7 @@ static long take_leaf(void *arg, const struct node *leaf, unsigned int from, uns
 
 	if (!room)
 		return 0;
-	taken = row_decode_run(sink->layout, leaf, from, n < room ? n : (unsigned int)room,
+	taken = row_decode_run(sink->w, sink->layout, leaf, from, n < room ? n : (unsigned int)room,
 			       sink->columns, sink->rows);
 	sink->rows += taken > 0 ? taken : 0;
 	return taken;
@@ -45,12 +45,14 @@ static int take_own(struct sink *sink, const struct own *own)
 {
 	const struct btree_row row = {
 		.key = own->key,
-		.value = own->value,
+		.value = own->now.bytes,
 		.key_length = own->key_length,
-		.value_length = own->value_length,
+		.value_length = own->now.length,
+		.nr_large = own->now.nr_large,
+		.large = own->now.bytes + own->now.length,
 	};
 
-	return own->state == OWN_PUT ? sink->take(sink, &row) : 0;
+	return own->now.state == OWN_PUT ? sink->take(sink, &row) : 0;
 }
 
 int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
@@ -67,8 +69,9 @@ int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	}
 	if (ret)
 		return ret;
+	sink->w = w;
 	if (own)
-		return own->state == OWN_PUT ? take_own(sink, own) : -ENOENT;
+		return own->now.state == OWN_PUT ? take_own(sink, own) : -ENOENT;
 	return root ? btree_lookup(w, root, key, take_row, sink) : -ENOENT;
 }
 
@@ -86,16 +89,23 @@ static int copy_row(struct sink *sink, const struct btree_row *row)
 	return 0;
 }
 
-int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
-	       const struct btree_entry *entry, struct row_copy *copy)
+int table_take(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+	       const struct btree_entry *entry, struct sink *sink)
 {
-	struct sink sink = { .take = copy_row, .arg = copy };
 	struct exdb_key key = { .length = entry->key_length };
 	int ret;
 
 	memcpy(key.bytes, entry->key, entry->key_length);
-	ret = table_find(w, txn, tree, &key, &sink);
+	ret = table_find(w, txn, tree, &key, sink);
 	return ret == -ENOENT ? 0 : ret ? ret : 1;
+}
+
+int table_sees(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
+	       const struct btree_entry *entry, struct row_copy *copy)
+{
+	struct sink sink = { .take = copy_row, .arg = copy };
+
+	return table_take(w, txn, tree, entry, &sink);
 }
 
 int table_error(const struct exdb_worker *w, const struct exdb_layout *layout, int ret)
@@ -283,6 +293,7 @@ static int scan_merged(struct exdb_worker *w, struct exdb_scan *scan, struct sin
 
 int scan_tree(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink)
 {
+	sink->w = w;
 	scan->cursor.root = tree_root(w, scan->tree);
 	if (scan->cursor.prefetch > w->db->prefetch)
 		scan->cursor.prefetch = w->db->prefetch;

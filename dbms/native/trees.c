@@ -72,16 +72,34 @@ static void make_entry(struct directory_entry *e, uint32_t number, uint64_t root
 	};
 }
 
-static int write_entry(struct exdb_worker *w, uint32_t number, uint64_t root)
+static int put_entry(struct exdb_worker *w, uint32_t number, uint64_t root)
 {
 	struct directory_entry e;
 	size_t done;
-	int ret;
 
 	make_entry(&e, number, root);
-	ret = btree_insert(w, DIRECTORY_ROOT, &e.entry, 1, true, &done);
+	return btree_insert(w, DIRECTORY_ROOT, &e.entry, 1, true, &done);
+}
+
+static int write_entry(struct exdb_worker *w, uint32_t number, uint64_t root)
+{
+	int ret = put_entry(w, number, root);
+
 	if (!ret)
 		set_root(w->db, number, root);
+	return ret;
+}
+
+int tree_note_large(struct exdb_worker *w, uint32_t number)
+{
+	const uint64_t root = load_root(w->db, number) | TREE_LARGE;
+	int ret = 0;
+
+	if (root == load_root(w->db, number))
+		return 0;
+	ret = put_entry(w, number, root);
+	if (!ret)
+		__atomic_store_n(&w->db->trees[number].root, root, __ATOMIC_RELEASE);
 	return ret;
 }
 
@@ -95,11 +113,11 @@ int tree_create(struct exdb_worker *w, uint32_t number)
 	if (!root) {
 		ret = btree_create(w, &root);
 	} else {
-		root &= ~TREE_DROPPED;
 		/* it is empty already, unless recovery has come to another shape */
 		do {
-			ret = btree_trim(w, root);
+			ret = btree_trim(w, root & TREE_PAGE, root & TREE_LARGE);
 		} while (ret > 0);
+		root &= TREE_PAGE;
 	}
 	return ret ? ret : write_entry(w, number, root);
 }
@@ -126,7 +144,7 @@ int tree_trim(struct exdb_worker *w, uint32_t number)
 
 	if (!(root & TREE_DROPPED))
 		return -EUCLEAN;
-	ret = btree_trim(w, root & ~TREE_DROPPED);
+	ret = btree_trim(w, root & TREE_PAGE, root & TREE_LARGE);
 	if (!ret)
 		set_empty(w->db, number);
 	return ret;
@@ -146,7 +164,9 @@ int tree_trim_probe(struct exdb_worker *w, uint32_t number)
 {
 	const uint64_t root = load_root(w->db, number);
 
-	return root & TREE_DROPPED ? btree_trim_probe(w, root & ~TREE_DROPPED) : -EUCLEAN;
+	if (!(root & TREE_DROPPED))
+		return -EUCLEAN;
+	return btree_trim_probe(w, root & TREE_PAGE, root & TREE_LARGE);
 }
 
 uint64_t *trees_copy(const struct exdb *db)
@@ -155,14 +175,14 @@ uint64_t *trees_copy(const struct exdb *db)
 	uint32_t i;
 
 	for (i = 0; roots && i < db->nr_trees; i++)
-		roots[i] = db->trees[i].root & TREE_DROPPED ? 0 : db->trees[i].root;
+		roots[i] = db->trees[i].root & TREE_DROPPED ? 0 : db->trees[i].root & TREE_PAGE;
 	return roots;
 }
 
 /* A spare root needs no record in the log. */
 static int is_empty(struct exdb_worker *w, uint32_t number)
 {
-	const uint64_t root = load_root(w->db, number) & ~TREE_DROPPED;
+	const uint64_t root = load_root(w->db, number) & TREE_PAGE;
 	const struct node *node;
 	int ret = btree_fix(w, root, NODE_ROOT, &node);
 
@@ -229,7 +249,9 @@ int directory_create(struct exdb_worker *w)
 	uint64_t root;
 	int ret = btree_create(w, &root);
 
-	return ret || root == DIRECTORY_ROOT ? ret : -EUCLEAN;
+	if (ret || root != DIRECTORY_ROOT)
+		return ret ? ret : -EUCLEAN;
+	return tree_create(w, RUNS_TREE);
 }
 
 static int load_tree(void *arg, const struct btree_row *row)
@@ -251,8 +273,10 @@ static int load_tree(void *arg, const struct btree_row *row)
 int directory_load(struct exdb_worker *w)
 {
 	struct btree_cursor cursor = { .root = DIRECTORY_ROOT };
+	int ret;
 
 	w->db->nr_trees = 1;
 	w->db->free_tree = 1;
-	return btree_scan(w, &cursor, load_tree, w->db);
+	ret = btree_scan(w, &cursor, load_tree, w->db);
+	return ret ? ret : runs_load(w);
 }

@@ -16,6 +16,9 @@
 
 /* In the directory, and in tree.root: the page is the root of a tree that was dropped. */
 #define TREE_DROPPED	(1ULL << 63)
+/* Its rows have had large values, so that its leaves are read before they are given back. */
+#define TREE_LARGE	(1ULL << 62)
+#define TREE_PAGE	(TREE_LARGE - 1)
 
 /**
  * struct tree - what a number means; written under exdb.commit
@@ -42,7 +45,7 @@ static inline uint64_t tree_root(const struct exdb_worker *w, uint32_t number)
 	if (w->view)
 		return freeze_root(w->view, number);
 	root = __atomic_load_n(&w->db->trees[number].root, __ATOMIC_ACQUIRE);
-	return root & TREE_DROPPED ? 0 : root;
+	return root & TREE_DROPPED ? 0 : root & TREE_PAGE;
 }
 
 /*
@@ -63,6 +66,7 @@ void tree_unclaim(struct exdb *db, uint32_t number);
 /* For recovery, and with exdb.commit held.  -EUCLEAN if there is no such tree, or (create) there is. */
 int tree_create(struct exdb_worker *w, uint32_t number);
 int tree_drop(struct exdb_worker *w, uint32_t number);
+int tree_note_large(struct exdb_worker *w, uint32_t number);
 /* Give back a part of what was dropped: 1 if there is more. */
 int tree_trim(struct exdb_worker *w, uint32_t number);
 

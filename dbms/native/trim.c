@@ -3,9 +3,10 @@
  * Giving back a tree that nobody wants any more, from its first leaf on.  Who still scans it has
  * latched a page further to the right, and is waited for.
  *
- * A part is one page above the leaves, with its leaves.  These are not read: what they have does
- * not matter.
+ * A part is one page above the leaves, with its leaves.  These are not read, unless there may be extents
+ * that nothing else leads to: what they have does not matter.
  */
+#include "extent.h"
 #include "latch.h"
 
 /* Pages under exclusive latches, from the root down by first children. */
@@ -37,7 +38,36 @@ static int latch_path(struct exdb_worker *w, uint64_t root, struct path *path)
 	return ret;
 }
 
-static int release_leaf(struct exdb_worker *w, const struct path *path, uint64_t page)
+static int drop_extents(struct exdb_worker *w, const struct node *leaf)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < leaf->count && !ret; i++) {
+		const struct btree_row row = btree_row_at(leaf, i);
+
+		ret = extent_note_dropped(w->db, &row);
+	}
+	return ret;
+}
+
+/* Of a leaf that has extents the content; of others it does not matter what it is. */
+static int latch_leaf(struct exdb_worker *w, uint64_t page, bool large, void **mem)
+{
+	int ret = large ? buffer_fix_exclusive(w, page, mem) : buffer_fix_unread(w, page, mem);
+
+	if (ret < 0)
+		return ret;
+	if ((large || !ret) && !node_is_at(*mem, 0))
+		ret = -EUCLEAN;
+	if (!ret && large)
+		ret = drop_extents(w, *mem);
+	if (ret < 0)
+		buffer_unfix_exclusive(w, page, false);
+	return ret < 0 ? ret : 0;
+}
+
+static int release_leaf(struct exdb_worker *w, const struct path *path, uint64_t page, bool large)
 {
 	unsigned int i;
 	void *mem;
@@ -47,15 +77,10 @@ static int release_leaf(struct exdb_worker *w, const struct path *path, uint64_t
 	for (i = 0; i < path->depth; i++)
 		if (path->nodes[i].page == page)
 			return -EUCLEAN;
-	ret = buffer_fix_unread(w, page, &mem);
-	if (ret < 0)
-		return ret;
-	if (!ret && !node_is_at(mem, 0)) {
-		buffer_unfix_exclusive(w, page, false);
-		return -EUCLEAN;
-	}
-	buffer_release(w, page, mem);
-	return 0;
+	ret = latch_leaf(w, page, large, &mem);
+	if (!ret)
+		buffer_release(w, page, mem);
+	return ret;
 }
 
 /* 1 if that was the last child. */
@@ -68,13 +93,13 @@ static int remove_first_child(struct latched *parent)
 	return 0;
 }
 
-static int release_leaves(struct exdb_worker *w, struct path *path)
+static int release_leaves(struct exdb_worker *w, struct path *path, bool large)
 {
 	struct latched *parent = &path->nodes[path->depth - 1];
 	int ret = 0;
 
 	while (!ret) {
-		ret = release_leaf(w, path, node_child(parent->node, 0));
+		ret = release_leaf(w, path, node_child(parent->node, 0), large);
 		if (!ret)
 			ret = remove_first_child(parent);
 	}
@@ -97,7 +122,7 @@ static void release_path(struct exdb_worker *w, struct path *path)
 		node_init(root->node, root->page, 0);
 }
 
-int btree_trim(struct exdb_worker *w, uint64_t root)
+int btree_trim(struct exdb_worker *w, uint64_t root, bool large)
 {
 	struct path path;
 	int ret = latch_path(w, root, &path);
@@ -106,9 +131,10 @@ int btree_trim(struct exdb_worker *w, uint64_t root)
 		return ret;
 	if (node_is_leaf(path.nodes[0].node)) {
 		path.nodes[0].dirty = true;
+		ret = drop_extents(w, path.nodes[0].node);
 		node_init(path.nodes[0].node, root, 0);
 	} else {
-		ret = release_leaves(w, &path);
+		ret = release_leaves(w, &path, large);
 		if (!ret)
 			release_path(w, &path);
 	}
@@ -118,7 +144,21 @@ int btree_trim(struct exdb_worker *w, uint64_t root)
 	return ret;
 }
 
-int btree_trim_probe(struct exdb_worker *w, uint64_t root)
+static int probe_leaves(struct exdb_worker *w, const struct node *parent)
+{
+	const struct node *leaf;
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i <= parent->count && !ret; i++) {
+		ret = btree_fix(w, node_child(parent, i), 0, &leaf);
+		if (!ret)
+			buffer_unfix_shared(w, node_child(parent, i));
+	}
+	return ret;
+}
+
+int btree_trim_probe(struct exdb_worker *w, uint64_t root, bool large)
 {
 	const struct node *node, *next;
 	uint64_t page = root, child;
@@ -135,6 +175,8 @@ int btree_trim_probe(struct exdb_worker *w, uint64_t root)
 		node = next;
 		page = child;
 	}
+	if (large && !node_is_leaf(node))
+		ret = probe_leaves(w, node);
 	buffer_unfix_shared(w, page);
-	return 0;
+	return ret;
 }

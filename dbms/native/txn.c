@@ -21,9 +21,7 @@ struct chunk {
 /* What a write has replaced. */
 struct undo {
 	struct own *own;
-	const uint8_t *value;
-	uint16_t value_length;
-	enum own_state state;
+	struct own_value before;
 };
 
 /* A tree to drop, and the length of the undo list when that was said. */
@@ -191,7 +189,7 @@ const struct own *txn_find(const struct exdb_txn *txn, uint32_t tree, const uint
 
 	if (after && own && !compare(own, tree, key, length))
 		own = own->next[0];
-	while (own && own->tree == tree && own->state == OWN_NONE)
+	while (own && own->tree == tree && own->now.state == OWN_NONE)
 		own = own->next[0];
 	return own && own->tree == tree ? own : NULL;
 }
@@ -203,7 +201,7 @@ const struct own *txn_find_before(const struct exdb_txn *txn, uint32_t tree, con
 
 	own = key ? descend(txn, tree, key, length, NULL) :
 		    descend(txn, tree + 1, (const uint8_t *)"", 0, NULL);
-	while (own != txn->head && own->tree == tree && own->state == OWN_NONE)
+	while (own != txn->head && own->tree == tree && own->now.state == OWN_NONE)
 		own = own->prev;
 	return own != txn->head && own->tree == tree ? own : NULL;
 }
@@ -213,7 +211,7 @@ const struct own *txn_own(const struct exdb_txn *txn, uint32_t tree, const uint8
 {
 	const struct own *own = descend(txn, tree, key, length, NULL)->next[0];
 
-	return own && !compare(own, tree, key, length) && own->state != OWN_NONE ? own : NULL;
+	return own && !compare(own, tree, key, length) && own->now.state != OWN_NONE ? own : NULL;
 }
 
 static unsigned int choose_levels(struct exdb_txn *txn)
@@ -254,11 +252,24 @@ static struct own *add(struct exdb_txn *txn, struct own **before, uint32_t tree,
 	return own;
 }
 
+static const uint8_t *copy_value(struct exdb_txn *txn, const struct btree_entry *entry)
+{
+	const size_t small = entry->value_length;
+	const size_t large = extent_total(entry->value, small, entry->nr_large);
+	uint8_t *mem = take(txn, small + large + 1);
+
+	if (mem && small)
+		memcpy(mem, entry->value, small);
+	if (mem && large)
+		memcpy(mem + small, entry->large, large);
+	return mem;
+}
+
 int txn_write(struct exdb_txn *txn, enum own_state state, uint32_t tree,
 	      const struct btree_entry *entry)
 {
 	struct own *before[TXN_LEVELS], *own;
-	const uint8_t *value = copy(txn, entry->value, entry->value_length);
+	const uint8_t *value = copy_value(txn, entry);
 	int ret = grow(&txn->undo, &txn->undo_room, txn->nr_undo, sizeof(*txn->undo));
 
 	if (ret || !value)
@@ -268,15 +279,13 @@ int txn_write(struct exdb_txn *txn, enum own_state state, uint32_t tree,
 		own = add(txn, before, tree, entry);
 	if (!own)
 		return -ENOMEM;
-	txn->undo[txn->nr_undo++] = (struct undo){
-		.own = own,
-		.value = own->value,
-		.value_length = own->value_length,
-		.state = own->state,
+	txn->undo[txn->nr_undo++] = (struct undo){ .own = own, .before = own->now };
+	own->now = (struct own_value){
+		.bytes = value,
+		.length = entry->value_length,
+		.nr_large = entry->nr_large,
+		.state = state,
 	};
-	own->value = value;
-	own->value_length = entry->value_length;
-	own->state = state;
 	return 0;
 }
 
@@ -294,9 +303,7 @@ int exdb_txn_rollback(struct exdb_txn *txn, uint64_t savepoint)
 	while (txn->nr_undo > savepoint) {
 		const struct undo *undo = &txn->undo[--txn->nr_undo];
 
-		undo->own->value = undo->value;
-		undo->own->value_length = undo->value_length;
-		undo->own->state = undo->state;
+		undo->own->now = undo->before;
 	}
 	while (txn->nr_drops && txn->drops[txn->nr_drops - 1].undo >= savepoint)
 		txn->nr_drops--;
@@ -371,15 +378,17 @@ static int list_ops(const struct exdb_txn *txn, struct op_list *ops)
 	for (i = 0; i < txn->nr_trees && !ret; i++)
 		ret = op_list_add(ops, OP_CREATE, txn->trees[i], &none);
 	for (own = txn->head->next[0]; own && !ret; own = own->next[0]) {
-		const bool put = own->state == OWN_PUT;
+		const bool put = own->now.state == OWN_PUT;
 		const struct btree_entry entry = {
 			.key = own->key,
-			.value = own->value,
+			.value = own->now.bytes,
 			.key_length = own->key_length,
-			.value_length = put ? own->value_length : 0,
+			.value_length = put ? own->now.length : 0,
+			.nr_large = put ? own->now.nr_large : 0,
+			.large = own->now.bytes + own->now.length,
 		};
 
-		if (own->state != OWN_NONE)
+		if (own->now.state != OWN_NONE)
 			ret = op_list_add(ops, put ? OP_PUT : OP_DELETE, own->tree, &entry);
 	}
 	for (drop = 0; drop < txn->nr_drops && !ret; drop++)

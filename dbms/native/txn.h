@@ -23,25 +23,29 @@ enum own_state {
 	OWN_DELETED,
 };
 
+/* Bytes, and behind them those of large values. */
+struct own_value {
+	const uint8_t *bytes;
+	uint16_t length;
+	uint8_t nr_large;
+	enum own_state state;
+};
+
 /**
  * struct own - a key that a transaction has written; an element of a skip list
  * @prev: the one before it
  * @key: bytes
- * @value: bytes
+ * @now: what is under it
  * @tree: its tree
  * @key_length: bytes
- * @value_length: bytes
- * @state: enum own_state
  * @next: the one after it on each level that it has
  */
 struct own {
 	struct own *prev;
 	const uint8_t *key;
-	const uint8_t *value;
+	struct own_value now;
 	uint32_t tree;
 	uint16_t key_length;
-	uint16_t value_length;
-	enum own_state state;
 	struct own *next[];
 };
 

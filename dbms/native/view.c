@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <sched.h>
+#include <string.h>
 
 #include "freeze.h"
 #include "node.h"
@@ -23,28 +24,48 @@ static int frozen_slot(struct exdb_freeze *f, uint64_t page, struct map_slot *sl
 	ret = exmap_snapshot_pread(f->snap, slot, sizeof(*slot), offset);
 	if (ret < 0)
 		return ret;
-	return ret == sizeof(*slot) && slot->block ? 0 : -EUCLEAN;
+	return ret == sizeof(*slot) ? 0 : -EUCLEAN;
 }
 
-static int load(struct exdb_freeze *f, uint64_t page, void *mem)
+/* Whether a page was free, of a tree, or of an extent: enum exdb_page_kind, or -errno. */
+static int kind_of(struct exdb_freeze *f, uint64_t page, struct map_slot *slot)
 {
-	unsigned int done;
-	struct map_slot slot;
-	int ret;
+	const bool mapped = EXMAP_RES_MAPPED(f->words[page]);
+	int ret = frozen_slot(f, page, slot);
 
+	if (ret)
+		return ret;
+	if (!mapped && !slot->block)
+		return EXDB_PAGE_UNUSED;
+	/* the map may say what the page was before it became dirty */
+	if (mapped && state_of(f->states[page]) != STATE_EVICTED)
+		return f->states[page] & STATE_RAW ? EXDB_PAGE_RAW : EXDB_PAGE_NODE;
+	return slot->raw ? EXDB_PAGE_RAW : EXDB_PAGE_NODE;
+}
+
+/* A page, which has to be of this kind. */
+static int load(struct exdb_freeze *f, uint64_t page, enum exdb_page_kind kind, void *mem)
+{
+	struct map_slot slot;
+	unsigned int done;
+	uint32_t block;
+	int ret = kind_of(f, page, &slot);
+
+	if (ret < 0 || (unsigned int)ret != kind)
+		return ret < 0 ? ret : -EUCLEAN;
 	if (EXMAP_RES_MAPPED(f->words[page]))
 		return exdb_freeze_read(f, page, mem);
-	ret = frozen_slot(f, page, &slot);
-	if (!ret)
-		ret = disk_read(f->db->backing_fd, &slot.block, &mem, 1, &done);
+	block = slot.block;
+	ret = disk_read(f->db->backing_fd, &block, &mem, 1, &done);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
 	count_up(&f->worker.counts.read, 1);
 	return map_verify(slot, mem, page);
 }
 
-int exdb_freeze_load(struct exdb_freeze *f, uint64_t first, uint64_t n, void *out)
+int exdb_freeze_load(struct exdb_freeze *f, uint64_t first, uint64_t n, void *out, uint8_t *kinds)
 {
+	struct map_slot slot;
 	uint64_t i;
 	int ret = 0;
 
@@ -54,8 +75,14 @@ int exdb_freeze_load(struct exdb_freeze *f, uint64_t first, uint64_t n, void *ou
 		struct page_header *header = (void *)((uint8_t *)out + i * PAGE_SIZE);
 
 		f->worker.error_page = first + i;
-		ret = load(f, first + i, header);
-		header->crc = 0;
+		ret = kind_of(f, first + i, &slot);
+		if (ret < 0)
+			break;
+		kinds[i] = ret;
+		memset(header, 0, PAGE_SIZE);
+		ret = kinds[i] == EXDB_PAGE_UNUSED ? 0 : load(f, first + i, kinds[i], header);
+		if (kinds[i] == EXDB_PAGE_NODE)
+			header->crc = 0;
 	}
 	return ret;
 }
@@ -161,7 +188,7 @@ static int fix_cached(struct exdb_worker *w, uint64_t page, const void **out)
 		if (!slot)
 			return -ENOBUFS;
 		slot->page = 0;
-		ret = load(f, page, content_of(f, slot));
+		ret = load(f, page, EXDB_PAGE_NODE, content_of(f, slot));
 		if (ret)
 			return ret;
 		slot->page = page;
@@ -223,7 +250,7 @@ static unsigned int read_run(struct exdb_freeze *f, const uint64_t *pages, unsig
 					   pages[0] * PAGE_SIZE);
 		return ret < 0 ? 0 : ret / PAGE_SIZE;
 	}
-	for (i = 0; i < n && !frozen_slot(f, pages[i], &slots[i]); i++) {
+	for (i = 0; i < n && !frozen_slot(f, pages[i], &slots[i]) && !slots[i].raw; i++) {
 		blocks[i] = slots[i].block;
 		memory[i] = content_of(f, slot + i);
 	}
@@ -288,4 +315,88 @@ void freeze_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int 
 			slot->page = wanted[i + j];
 	}
 	count_up(&w->counts.prefetched, slot - &f->cache[CACHE_PAGES]);
+}
+
+/* The page itself, if it has not changed since: 1. */
+static bool copy_live(const struct exdb_freeze *f, uint64_t page, size_t length, uint8_t *out)
+{
+	uint64_t *word = page_state(f->db, page);
+	uint64_t v = state_load(word);
+
+	while (is_unchanged(f, page, v) && !state_try_shared(word, v))
+		v = state_load(word);
+	if (!is_unchanged(f, page, v))
+		return false;
+	memcpy(out, exmap_page(f->db->ex, page), length);
+	state_release_shared(word);
+	return true;
+}
+
+/* Whether a page is on the disk only. */
+static bool is_absent(const struct exdb_freeze *f, uint64_t page)
+{
+	return page < f->count && !EXMAP_RES_MAPPED(f->words[page]) &&
+	       !is_unchanged(f, page, state_load(page_state(f->db, page)));
+}
+
+/* Pages from @page on that are on the disk, up to @n, by one request where they are neighbours. */
+static int copy_absent(struct exdb_freeze *f, uint64_t page, unsigned int n, size_t length,
+		       uint8_t *out)
+{
+	struct map_slot slots[BOUNCE_PAGES];
+	uint8_t *bounce = f->memory + ALL_PAGES * PAGE_SIZE;
+	uint32_t blocks[BOUNCE_PAGES] = { 0 };
+	void *memory[BOUNCE_PAGES] = { NULL };
+	unsigned int i, done;
+	int ret = 0;
+
+	for (i = 0; i < n && !ret; i++) {
+		f->worker.error_page = page + i;
+		ret = kind_of(f, page + i, &slots[i]);
+		ret = ret == EXDB_PAGE_RAW ? 0 : ret < 0 ? ret : -EUCLEAN;
+		blocks[i] = slots[i].block;
+		memory[i] = bounce + i * PAGE_SIZE;
+	}
+	if (!ret)
+		ret = disk_read(f->db->backing_fd, blocks, memory, n, &done);
+	if (ret)
+		return ret == -ENXIO ? -EBADMSG : ret;
+	count_up(&f->worker.counts.read, n);
+	for (i = 0; i < n && !ret; i++) {
+		f->worker.error_page = page + i;
+		ret = map_verify(slots[i], memory[i], page + i);
+	}
+	memcpy(out, bounce, length);
+	return ret;
+}
+
+int freeze_read_raw(struct exdb_worker *w, uint64_t page, size_t length, uint8_t *out)
+{
+	struct exdb_freeze *f = w->view;
+	const unsigned int pages = (length + PAGE_SIZE - 1) / PAGE_SIZE;
+	const uint64_t end = page + pages;
+	struct map_slot slot;
+	int ret = end <= f->count ? 0 : -EUCLEAN;
+
+	while (page < end && !ret) {
+		size_t part = length < PAGE_SIZE ? length : PAGE_SIZE;
+		unsigned int n = 0;
+
+		w->error_page = page;
+		while (n < BOUNCE_PAGES && page + n < end && is_absent(f, page + n))
+			n++;
+		if (n) {
+			part = length < n * PAGE_SIZE ? length : n * PAGE_SIZE;
+			ret = copy_absent(f, page, n, part, out);
+		} else {
+			ret = kind_of(f, page, &slot) == EXDB_PAGE_RAW ? 0 : -EUCLEAN;
+			if (!ret && !copy_live(f, page, part, out) &&
+			    exmap_snapshot_pread(f->snap, out, part, page * PAGE_SIZE) != (long)part)
+				ret = -EIO;
+		}
+		page += n ? n : 1;
+		out += part;
+		length -= part;
+	}
+	return ret;
 }

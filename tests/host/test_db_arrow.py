@@ -134,8 +134,8 @@ def test_check_counts_what_it_has_seen(db: exmapdb.Database, tmp_path: Path) -> 
     stats = db.stats()
     assert found.tree_pages + found.free_pages == stats.allocated_pages - 1
     assert found.free_pages == stats.free_pages > 0
-    # three of the catalog, the table, and the directory with four rows
-    assert (found.trees, found.rows) == (5, ROWS - 3000 + 1 + len(SCHEMA) + 4)
+    # three of the catalog, the table, the runs, and the directory with five rows
+    assert (found.trees, found.rows) == (6, ROWS - 3000 + 1 + len(SCHEMA) + 5)
     db.close()
     assert run("check", tmp_path / "t.exdb")["stored_pages"] == stats.allocated_pages - 1
 

@@ -26,6 +26,7 @@
 #define BATCH		40u
 #define TEXT		200u
 #define TABLES		2u
+#define LARGE		100000u	/* bytes of values, the largest of which have pages of their own */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -97,8 +98,12 @@ struct batch {
 	double floats[BATCH];
 	int32_t offsets[BATCH + 1];
 	int32_t room[BATCH + 1];
+	int32_t ends[BATCH + 1];
 	uint8_t valid[BATCH];
 	char texts[BATCH * TEXT];
+	char large[LARGE];
+	char more[2 * LARGE];
+	int32_t more_room[BATCH + 1];
 	char bytes[64 * BATCH * TEXT];
 };
 
@@ -107,13 +112,14 @@ static struct batch batch;
 static void columns_of(unsigned int table, struct exdb_vector *columns)
 {
 	struct exdb_vector text = { .values = batch.texts, .offsets = batch.offsets };
+	struct exdb_vector large = { .values = batch.large, .offsets = batch.ends };
 
 	if (table)
 		memcpy(columns, (struct exdb_vector[]){ text, { .values = batch.floats } },
 		       2 * sizeof(*columns));
 	else
 		memcpy(columns, (struct exdb_vector[]){ { .values = batch.keys }, text,
-							{ .values = batch.numbers }, text },
+							{ .values = batch.numbers }, large },
 		       4 * sizeof(*columns));
 }
 
@@ -121,6 +127,8 @@ static void make_batch(unsigned int first, unsigned int step)
 {
 	unsigned int i;
 
+	for (i = 0; i <= BATCH; i++)
+		batch.ends[i] = (int32_t)(i * i * (LARGE / (BATCH * BATCH)));
 	for (i = 0; i < BATCH; i++) {
 		const unsigned int key = first + i * step;
 
@@ -258,10 +266,11 @@ static void note_checksums(uint8_t *pages, struct map_page *map)
 	for (i = 0; i < MAP_SLOTS; i++) {
 		const uint64_t block = map->slots[i].block;
 
-		if (block >= META_COPIES && block < image_size / PAGE_SIZE) {
+		if (block < META_COPIES || block >= image_size / PAGE_SIZE)
+			continue;
+		if (!map->slots[i].raw)
 			page_seal(pages + block * PAGE_SIZE);
-			map->slots[i].crc = page_crc(pages + block * PAGE_SIZE);
-		}
+		map->slots[i].crc = clock_slot(pages + block * PAGE_SIZE, 0, map->slots[i].raw).crc;
 	}
 }
 
@@ -296,7 +305,11 @@ static void scan(struct exdb_worker *w, unsigned int table, bool by_index, bool 
 	columns[table ? 0 : 1].capacity = sizeof(batch.bytes);
 	columns[0].valid = batch.valid;
 	if (!table)
-		columns[3].values = NULL;
+		columns[3] = (struct exdb_vector){
+			.values = batch.more,
+			.offsets = batch.more_room,
+			.capacity = sizeof(batch.more),
+		};
 	if (by_index)
 		s = exdb_index_scan_new(NULL, layouts[table], trees[table], 0, &low, NULL, 8, reverse);
 	else
@@ -313,6 +326,7 @@ static void scan(struct exdb_worker *w, unsigned int table, bool by_index, bool 
 static void look_at_frozen(struct exdb_worker *w)
 {
 	static uint8_t page[PAGE_SIZE] __attribute__((aligned(4096)));
+	uint8_t kind;
 	struct exdb_freeze *freeze;
 	uint64_t i;
 
@@ -320,7 +334,7 @@ static void look_at_frozen(struct exdb_worker *w)
 		return;
 	scan(exdb_freeze_worker(freeze), 0, false, false);
 	for (i = 1; i < 8; i++)
-		if (exdb_freeze_load(freeze, i, 1, page) == -EINVAL)
+		if (exdb_freeze_load(freeze, i, 1, page, &kind) == -EINVAL)
 			break;
 	exdb_thaw(freeze);
 }
