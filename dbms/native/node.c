@@ -120,18 +120,22 @@ int node_verify(const void *page, uint64_t number)
 	return node_is_sound(node) ? 0 : -EUCLEAN;
 }
 
-/* First slot whose key is greater than @key, or equal to it if @equal. */
-static unsigned int search(const struct node *node, const uint8_t *key, unsigned int length,
-			   bool equal)
+unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsigned int length,
+			      bool *found)
 {
-	uint32_t head = node_head(key, length);
+	const uint32_t head = node_head(key, length);
 	unsigned int low = 0, high = node->count;
 
+	*found = false;
 	while (low < high) {
 		unsigned int middle = (low + high) / 2;
 		int order = compare_with_head(node, middle, head, key, length);
 
-		if (order < 0 || (equal && !order))
+		if (!order) {
+			*found = true;
+			return middle;
+		}
+		if (order < 0)
 			high = middle;
 		else
 			low = middle + 1;
@@ -139,18 +143,12 @@ static unsigned int search(const struct node *node, const uint8_t *key, unsigned
 	return low;
 }
 
-unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsigned int length,
-			      bool *found)
-{
-	unsigned int i = search(node, key, length, true);
-
-	*found = i < node->count && !node_compare(node, i, key, length);
-	return i;
-}
-
 unsigned int node_upper_bound(const struct node *node, const uint8_t *key, unsigned int length)
 {
-	return search(node, key, length, false);
+	bool found;
+	const unsigned int i = node_lower_bound(node, key, length, &found);
+
+	return i + found;
 }
 
 uint64_t node_child(const struct node *node, unsigned int i)

@@ -100,7 +100,10 @@ static inline uint32_t node_head(const uint8_t *key, unsigned int length)
 {
 	uint32_t head = 0;
 
-	memcpy(&head, key, length < sizeof(head) ? length : sizeof(head));
+	if (length >= sizeof(head))
+		memcpy(&head, key, sizeof(head));
+	else
+		memcpy(&head, key, length);
 	return __builtin_bswap32(head);
 }
 

@@ -18,11 +18,12 @@
  * (a) or something later: the latch, or another version.  Who saw (d) at (1) sees all of (c).  An
  * eviction is a writer too: a page that is free, or another one's frame, has another version.
  *
- * The loads of (2) are atomic, or volatile where bytes need not be aligned, and each is done once.
- * The stores of (c) are those of memmove(), of a disk's DMA or of the kernel that maps a frame, of
- * which C knows nothing.  That much is undefined by the letter; no compiler can make anything of it,
- * since it sees no store where it sees the loads.  The thread sanitizer is kept from the loads of
- * (2), and from nothing else.
+ * The loads of (2) are atomic, or volatile where bytes need not be aligned, and whatever an address
+ * or a length depends on is loaded once.  Only the bytes of keys, whose order may turn out to be
+ * anything, are left to memcmp().  The stores of (c) are those of memmove(), of a disk's DMA or of
+ * the kernel that maps a frame, of which C knows nothing.  That much is undefined by the letter; no
+ * compiler can make anything of it, since it sees no store where it sees the loads.  The thread
+ * sanitizer is kept from the loads of (2), and from nothing else.
  */
 #ifndef EXDB_OPTIMISTIC_H
 #define EXDB_OPTIMISTIC_H
@@ -92,7 +93,7 @@ OPTIMISTIC uint64_t optimistic_load64(const void *at)
 	return *(const volatile unaligned_word *)at;
 }
 
-/* @n bytes, 1 to 8, that lie in the page; those behind them are 0.  No branch could be predicted. */
+/* @n bytes, 1 to 8, that lie in the page; those behind them are 0. */
 static inline uint64_t optimistic_bytes(const void *page, unsigned int offset, unsigned int n)
 {
 	const unsigned int last = PAGE_SIZE - sizeof(uint64_t);

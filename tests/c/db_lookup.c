@@ -5,10 +5,12 @@
  *
  *	gcc -O2 -std=gnu11 -pthread -I tests/c -I dbms/native -I libexmap/include -I kmod/uapi \
  *		tests/c/db_lookup.c dbms/native/[a-z]*.c libexmap/src/[!f]*.c -o db_lookup
- *	./db_lookup FILE ROWS LOOKUPS THREADS SHIFT [kernel]
+ *	./db_lookup FILE ROWS LOOKUPS THREADS near|far|composite [kernel]
  *
- * Keys are the numbers of rows, shifted left: by 0 they begin alike, by 36 they differ in their first
- * bytes.  With one thread, instructions can be counted: valgrind --tool=callgrind --toggle-collect=look_up_all
+ * Keys are the numbers of rows, which begin alike; or shifted, so that they differ in their first
+ * bytes; or composite, a long text, which many rows share, before the number.  It also tells how many pages
+ * there are.  With one thread, instructions can be counted: valgrind --tool=callgrind
+ * --toggle-collect=look_up_all
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -24,6 +26,7 @@
 
 #define BATCH	4096u
 #define TEXT	100u
+#define NAME	64u
 #define THREADS	16u
 
 struct share {
@@ -32,7 +35,7 @@ struct share {
 	uint32_t tree;
 	uint64_t rows;
 	uint64_t lookups;
-	unsigned int shift;
+	const char *kind;
 	uint64_t seed;
 	pthread_t thread;
 };
@@ -53,7 +56,7 @@ static struct exdb *open_db(const char *path, uint64_t rows, unsigned int worker
 		.create = true,
 		.level = EXDB_ASYNC,
 		.interval = 100000,
-		.pool_pages = EXDB_POOL_MIN * workers + rows * 3 * TEXT / EXDB_PAGE_SIZE,
+		.pool_pages = EXDB_POOL_MIN * workers + rows * 4 * TEXT / EXDB_PAGE_SIZE,
 		.data_pages = 262144,
 		.log_pages = 16384,
 	};
@@ -66,11 +69,29 @@ static struct exdb *open_db(const char *path, uint64_t rows, unsigned int worker
 	return db;
 }
 
-static struct exdb_layout *create(struct exdb_worker *w, uint32_t *tree)
+static bool is_composite(const struct share *share)
 {
-	const struct exdb_column columns[] = { { .type = EXDB_INT64 }, { .type = EXDB_BYTES } };
-	const uint32_t key = 0;
-	struct exdb_layout *layout = exdb_layout_new(2, columns, 1, &key, 0, 0);
+	return !strcmp(share->kind, "composite");
+}
+
+static int64_t number_of(const struct share *share, uint64_t row)
+{
+	return (int64_t)(strcmp(share->kind, "far") ? row : row << 36);
+}
+
+/* The text before the number; empty but in a composite key. */
+static unsigned int text_of(const struct share *share, uint64_t row, char text[NAME])
+{
+	if (!is_composite(share))
+		return 0;
+	return (unsigned int)snprintf(text, NAME, "europe/germany/customer-%08u/orders", (unsigned int)(row / 1000));
+}
+
+static struct exdb_layout *create(struct exdb_worker *w, bool composite, uint32_t *tree)
+{
+	const struct exdb_column columns[] = { { .type = EXDB_TEXT }, { .type = EXDB_INT64 }, { .type = EXDB_BYTES } };
+	const uint32_t key[] = { composite ? 0 : 1, 1 };
+	struct exdb_layout *layout = exdb_layout_new(3, columns, 1 + composite, key, 0, 0);
 	struct exdb_txn *txn;
 
 	CHECK(layout);
@@ -84,9 +105,10 @@ static struct exdb_layout *create(struct exdb_worker *w, uint32_t *tree)
 static void fill(const struct share *share)
 {
 	static int64_t keys[BATCH];
-	static int32_t offsets[BATCH + 1];
-	static char texts[BATCH * TEXT];
-	const struct exdb_vector columns[2] = {
+	static int32_t offsets[BATCH + 1], ends[BATCH + 1];
+	static char texts[BATCH * TEXT], names[BATCH * NAME];
+	const struct exdb_vector columns[3] = {
+		{ .values = names, .offsets = ends },
 		{ .values = keys },
 		{ .values = texts, .offsets = offsets },
 	};
@@ -96,7 +118,8 @@ static void fill(const struct share *share)
 	memset(texts, 'x', sizeof(texts));
 	for (first = 0; first < share->rows; first += BATCH) {
 		for (i = 0; i < BATCH; i++) {
-			keys[i] = (int64_t)((first + i) << share->shift);
+			keys[i] = number_of(share, first + i);
+			ends[i + 1] = ends[i] + (int32_t)text_of(share, first + i, names + ends[i]);
 			offsets[i + 1] = (i + 1) * TEXT;
 		}
 		CHECK(!exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, BATCH,
@@ -104,21 +127,25 @@ static void fill(const struct share *share)
 	}
 }
 
-static void look_up(const struct share *share, int64_t key)
+static void look_up(const struct share *share, uint64_t row)
 {
 	int64_t id = -1;
 	int32_t offsets[2] = { 0 };
-	char text[TEXT];
-	struct exdb_vector columns[2] = {
+	char text[TEXT], name[NAME];
+	struct exdb_vector columns[3] = {
+		{ 0 },
 		{ .values = &id },
 		{ .values = text, .offsets = offsets, .capacity = sizeof(text) },
 	};
-	struct exdb_key bytes;
+	const unsigned int length = text_of(share, row, name);
+	struct exdb_key key;
 
-	exdb_key_clear(&bytes);
-	CHECK(!exdb_key_put_int64(&bytes, key));
-	CHECK(!exdb_table_get(share->w, NULL, share->layout, share->tree, &bytes, columns));
-	CHECK(id == key);
+	exdb_key_clear(&key);
+	if (length)
+		CHECK(!exdb_key_put_text(&key, (const uint8_t *)name, length));
+	CHECK(!exdb_key_put_int64(&key, number_of(share, row)));
+	CHECK(!exdb_table_get(share->w, NULL, share->layout, share->tree, &key, columns));
+	CHECK(id == number_of(share, row));
 }
 
 static __attribute__((noinline)) void look_up_all(const struct share *share)
@@ -127,7 +154,7 @@ static __attribute__((noinline)) void look_up_all(const struct share *share)
 
 	for (i = 0; i < share->lookups; i++) {
 		x = x * 6364136223846793005ULL + 1442695040888963407ULL;
-		look_up(share, (int64_t)((x >> 33) % share->rows << share->shift));
+		look_up(share, (x >> 33) % share->rows);
 	}
 }
 
@@ -154,6 +181,7 @@ int main(int argc, char **argv)
 {
 	struct share shares[THREADS] = { 0 };
 	struct exdb_layout *layout;
+	struct exdb_stats stats;
 	unsigned int threads, i;
 	double one, many;
 	struct exdb *db;
@@ -164,7 +192,7 @@ int main(int argc, char **argv)
 	CHECK(threads && threads <= THREADS);
 	shares[0].rows = (strtoul(argv[2], NULL, 10) + BATCH - 1) / BATCH * BATCH;
 	db = open_db(argv[1], shares[0].rows, threads, argc > 6);
-	layout = create(exdb_worker_at(db, 0), &tree);
+	layout = create(exdb_worker_at(db, 0), !strcmp(argv[5], "composite"), &tree);
 	for (i = 0; i < threads; i++)
 		shares[i] = (struct share){
 			.w = exdb_worker_at(db, i),
@@ -172,14 +200,15 @@ int main(int argc, char **argv)
 			.tree = tree,
 			.rows = shares[0].rows,
 			.lookups = strtoul(argv[3], NULL, 10),
-			.shift = strtoul(argv[5], NULL, 10),
+			.kind = argv[5],
 			.seed = i + 1,
 		};
 	fill(&shares[0]);
 	one = measure(shares, 1);
 	many = threads > 1 ? measure(shares, threads) : one;
-	printf("{\"one_ns\": %.1f, \"many_ns\": %.1f, \"threads\": %u, \"ratio\": %.3f}\n", one, many,
-	       threads, many / one);
+	CHECK(!exdb_stats(db, &stats));
+	printf("{\"one_ns\": %.1f, \"many_ns\": %.1f, \"threads\": %u, \"ratio\": %.3f, \"pages\": %llu}\n",
+	       one, many, threads, many / one, (unsigned long long)stats.allocated_pages);
 	exdb_close(db);
 	exdb_layout_free(layout);
 	return 0;
