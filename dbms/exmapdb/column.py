@@ -88,6 +88,16 @@ _FROM_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
     ColumnType.TIMESTAMP: from_timestamp,
 }
 
+# what most lists are made of
+_OWN: dict[ColumnType, type] = {
+    ColumnType.BOOL: bool,
+    ColumnType.INT32: int,
+    ColumnType.INT64: int,
+    ColumnType.FLOAT64: float,
+    ColumnType.TEXT: str,
+    ColumnType.BYTES: bytes,
+}
+
 
 def to_python(kind: ColumnType) -> Callable[[Any], Any] | None:
     """Return what turns a stored value into Python's, or None if it is that already."""
@@ -103,12 +113,20 @@ def to_stored(kind: ColumnType) -> Callable[[Any], Any] | None:
     return None
 
 
+def to_utf8(text: str) -> bytes:
+    """Encode a text. InvalidValueError for half of a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"{text!r} is no text: {error.reason}") from error
+
+
 def from_python(kind: ColumnType, value: Any) -> Any:
     """Turn a value of Python or numpy into what is stored. InvalidValueError."""
     if kind is ColumnType.TEXT:
         if not isinstance(value, str):
             raise InvalidValueError(f"{value!r} is no text")
-        return value.encode()
+        return to_utf8(value)
     if kind is ColumnType.BYTES:
         if not isinstance(value, bytes | bytearray | memoryview):
             raise InvalidValueError(f"{value!r} is no bytes")
@@ -285,15 +303,39 @@ def _of_text_array(kind: ColumnType, data: NDArray[Any]) -> Column:
 
 
 def _of_text_list(kind: ColumnType, data: Sequence[Any]) -> Column:
-    encoded = [b"" if item is None else from_python(kind, item) for item in data]
+    own = set(map(type, data)) == {_OWN[kind]}
+    if own and kind is ColumnType.BYTES:
+        encoded = data
+    elif own:
+        encoded = [to_utf8(text) for text in data]
+    else:
+        encoded = [b"" if item is None else from_python(kind, item) for item in data]
     offsets = _offsets(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     values = np.frombuffer(b"".join(encoded), np.uint8)
     return Column(kind, values, _valid_list(data), offsets)
 
 
 def _of_list(kind: ColumnType, data: Sequence[Any]) -> Column:
+    exact = _of_exact(kind, data)
+    if exact is not None:
+        return Column(kind, exact)
     stored = [0 if item is None else from_python(kind, item) for item in data]
     return Column(kind, np.array(stored, dtype=kind.storage), _valid_list(data))
+
+
+def _of_exact(kind: ColumnType, data: Sequence[Any]) -> NDArray[Any] | None:
+    """Convert a list of nothing but Python's own type for this kind; None for others, and out of range."""
+    own = _OWN.get(kind)
+    if own is None or set(map(type, data)) != {own}:
+        return None
+    if own is not int:
+        return np.array(data, kind.storage)
+    try:
+        wide = np.array(data, np.int64)
+    except OverflowError:
+        return None
+    narrow = wide.astype(kind.storage, copy=False)
+    return narrow if narrow is wide or (narrow == wide).all() else None
 
 
 def _valid_list(data: Sequence[Any]) -> Bools | None:

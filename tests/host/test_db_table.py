@@ -5,6 +5,7 @@ import decimal
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import exmapdb
 import numpy as np
@@ -383,3 +384,30 @@ def test_lookup_gives_the_rows_that_there_are_in_the_order_of_the_keys(db: exmap
             assert list(batch.to_rows()) == [(seven, 7), ("x" * 499, 499), (seven, 7), ("", 0)]
     with pytest.raises(exmapdb.SchemaError, match="b"):
         table.lookup({"a": [1]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "wrong"),
+    [
+        ("int32", [1, 2, 3], [1, 1 << 31, 3]),
+        ("int32", [True, np.int8(2)], [1, "2"]),
+        ("int64", [1, -(1 << 63)], [1, 1 << 63]),
+        ("float64", [1.5, 2.5], [1.5, "x"]),
+        ("float64", [1.5, 2, None], [1.5, b"x"]),
+        ("bool", [True, False], [True, 1]),
+        ("text", ["a", "ü", ""], ["a", "\ud800"]),
+        ("text", ["a", None], ["a", b"b"]),
+        ("bytes", [b"a", b"", b"\0"], [b"a", "b"]),
+        ("bytes", [b"a", bytearray(b"b")], [b"a", 1]),
+    ],
+)
+def test_lists_of_one_type_and_of_several_mean_the_same(
+    tmp_path: Path, kind: str, given: list[Any], wrong: list[Any]
+) -> None:
+    with exmapdb.open(tmp_path / "t.exdb", backend="posix", durability="async") as db:
+        table = db.create_table("t", {"k": "int64", "v": f"{kind}?"}, key="k")
+        table.insert_many({"k": range(len(given)), "v": given})
+        assert [table.get(k) for k in range(len(given))] == [{"k": k, "v": v} for k, v in enumerate(given)]
+        with pytest.raises(exmapdb.InvalidValueError):
+            table.insert_many({"k": range(len(wrong)), "v": wrong}, replace=True)
+        assert table.count() == len(given)
