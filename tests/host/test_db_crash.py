@@ -33,7 +33,8 @@ def crash_often(path: Path, durability: exmapdb.Durability, kills: int, seed: in
         firsts, slowest = found.firsts, max(slowest, found.seconds)
         replays += found.recovered > 0
     assert len(bank.acknowledged) >= 5 * kills
-    assert replays > kills / 2
+    # where nobody waits for the log, a kill often finds nothing in it beyond the last checkpoint
+    assert replays > (kills / 2 if durable else kills / 10 - 1)
     print(
         f"{len(bank.acknowledged)} transfers acknowledged,"
         f" {replays} of {kills} recoveries had a log to replay, the slowest took {slowest:.3f} s"
