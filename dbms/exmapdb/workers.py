@@ -1,6 +1,7 @@
 """Channels into the native core, lent to one thread at a time."""
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,19 +46,34 @@ def make_channel(handle: Any) -> Channel:
     return Channel(get, address_of(lib.exdb_resident_worker(handle)))
 
 
+class Waiter:
+    """A thread that waits for a worker: `ready` is let go of once it has one, or is turned away."""
+
+    __slots__ = ("ready", "worker")
+
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
+        self.ready = threading.Lock()
+        self.ready.acquire()
+
+
 class WorkerPool:
-    """The idle workers, the last one used on top: its interface's frame cache is warm."""
+    """The idle workers, the last one used on top: its interface's frame cache is warm.
+
+    Who waits is served before those who come later, the one that gave the worker back among them: it
+    would nearly always be the first to ask again.
+    """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._size = len(workers)
         self._idle = list(workers)
         self._changed = threading.Condition()
-        self._waiting = 0
+        self._waiters: deque[Waiter] = deque()
         self._closed = False
 
     def take(self) -> Worker:
         """Take a worker, waiting for one if need be. DatabaseClosedError."""
-        if not self._closed:
+        if not self._waiters and not self._closed:
             try:
                 # list.pop and list.append are atomic: most calls take no lock
                 return self._idle.pop()
@@ -68,37 +84,56 @@ class WorkerPool:
     def give(self, worker: Worker) -> None:
         """Give a worker back."""
         self._idle.append(worker)
-        if self._waiting:
+        # who comes to wait after this look finds it
+        if self._waiters or self._closed:
             with self._changed:
+                self._hand_over()
                 self._changed.notify_all()
 
     def close(self) -> Worker:
         """Turn everybody away, wait until all workers are back, and return one of them."""
         with self._changed:
             self._closed = True
-            self._waiting += 1
-            self._changed.notify_all()
+            while self._waiters:
+                self._waiters.popleft().ready.release()
             # all of them are taken, so that nobody can slip in behind the flag
-            taken = [self._pop_or_wait() for _ in range(self._size)]
+            taken: list[Worker] = []
+            while len(taken) < self._size:
+                try:
+                    taken.append(self._idle.pop())
+                except IndexError:
+                    self._changed.wait()
             return taken[0]
 
-    def _wait(self) -> Worker:
-        with self._changed:
-            self._waiting += 1
+    def _hand_over(self) -> None:
+        while self._waiters and self._idle:
             try:
-                while not self._closed:
-                    try:
-                        return self._idle.pop()
-                    except IndexError:
-                        # who gives one back after this look sees that we wait
-                        self._changed.wait()
-            finally:
-                self._waiting -= 1
-        raise DatabaseClosedError
-
-    def _pop_or_wait(self) -> Worker:
-        while True:
-            try:
-                return self._idle.pop()
+                worker = self._idle.pop()
             except IndexError:
-                self._changed.wait()
+                return
+            waiter = self._waiters.popleft()
+            waiter.worker = worker
+            waiter.ready.release()
+
+    def _wait(self) -> Worker:
+        waiter = Waiter()
+        with self._changed:
+            if self._closed:
+                raise DatabaseClosedError
+            self._waiters.append(waiter)
+            self._hand_over()
+        try:
+            waiter.ready.acquire()
+        except BaseException:
+            self._forget(waiter)
+            raise
+        if waiter.worker is None:
+            raise DatabaseClosedError
+        return waiter.worker
+
+    def _forget(self, waiter: Waiter) -> None:
+        with self._changed:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        if waiter.worker is not None:
+            self.give(waiter.worker)
