@@ -46,10 +46,11 @@ def memory_cgroup() -> Iterator[Path]:
 
 
 def bound(group: Path, cache: int) -> None:
-    """Leave what the process has by itself, and so much for the page cache."""
-    os.sync()
+    """Leave what the process has by itself just now, and so much for the page cache."""
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    (group / "memory.max").write_text(str(int(stat["anon"]) + int(stat["kernel"]) + cache))
+    # what it is made of does not add up to all that is charged
+    used = int((group / "memory.current").read_text()) - int(stat["file"])
+    (group / "memory.max").write_text(str(used + cache))
 
 
 def serve(setup: Setup, group: Path, connection: Connection) -> None:
@@ -61,9 +62,10 @@ def serve(setup: Setup, group: Path, connection: Connection) -> None:
             try:
                 if isinstance(what, int):
                     runner.load(what)
-                    bound(group, setup.memory)
+                    os.sync()
                     connection.send(None)
                 else:
+                    bound(group, setup.memory)
                     connection.send(runner.run(what, batched))
             except Exception as error:
                 connection.send(error)
