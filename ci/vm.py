@@ -153,6 +153,9 @@ _CACHED_SHARE = (
 )
 
 
+_UDEV_RULES = "/usr/lib/udev/rules.d"
+
+
 def _cached_directories() -> list[str]:
     directories = [Path("/usr"), kernels.ROOT]
     directories += [path for path in [Path(sys.base_prefix)] if not path.is_relative_to("/usr")]
@@ -199,6 +202,7 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
         # the guest has an empty file system of its own there
         command.append(f"--rodir={kernels.ROOT}")
     command.append(f"--rwdir={out}")
+    command.append(f"--rodir={_UDEV_RULES}={_HERE / 'udev'}")
     for option in append:
         command += ["--append", option]
     command.append("--qemu-opts=" + " ".join(qemu))
