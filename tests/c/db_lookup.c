@@ -12,17 +12,12 @@
  * there are.  With one thread, instructions can be counted: valgrind --tool=callgrind
  * --toggle-collect=look_up_all
  */
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "check.h"
-#include "exdb.h"
-#include "exmap_user.h"
+#include "db_setup.h"
 
 #define BATCH	4096u
 #define TEXT	100u
@@ -39,35 +34,6 @@ struct share {
 	uint64_t seed;
 	pthread_t thread;
 };
-
-static double now(clockid_t clock)
-{
-	struct timespec time;
-
-	clock_gettime(clock, &time);
-	return time.tv_sec + time.tv_nsec * 1e-9;
-}
-
-static struct exdb *open_db(const char *path, uint64_t rows, unsigned int workers, bool kernel)
-{
-	struct exdb_config config = {
-		.backend = kernel ? EXMAP_BACKEND_KERNEL : EXMAP_BACKEND_POSIX,
-		.workers = workers,
-		.create = true,
-		.level = EXDB_ASYNC,
-		.interval = 100000,
-		.pool_pages = EXDB_POOL_MIN * workers + rows * 4 * TEXT / EXDB_PAGE_SIZE,
-		.data_pages = 262144,
-		.log_pages = 16384,
-	};
-	struct exdb *db = NULL;
-	uint64_t page;
-
-	config.backing_fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	CHECK(config.backing_fd >= 0);
-	CHECK(!exdb_open(&config, &db, &page));
-	return db;
-}
 
 static bool is_composite(const struct share *share)
 {
@@ -87,18 +53,13 @@ static unsigned int text_of(const struct share *share, uint64_t row, char text[N
 	return (unsigned int)snprintf(text, NAME, "europe/germany/customer-%08u/orders", (unsigned int)(row / 1000));
 }
 
-static struct exdb_layout *create(struct exdb_worker *w, bool composite, uint32_t *tree)
+static struct exdb_layout *layout_of(bool composite)
 {
 	const struct exdb_column columns[] = { { .type = EXDB_TEXT }, { .type = EXDB_INT64 }, { .type = EXDB_BYTES } };
 	const uint32_t key[] = { composite ? 0 : 1, 1 };
 	struct exdb_layout *layout = exdb_layout_new(3, columns, 1 + composite, key, 0, 0);
-	struct exdb_txn *txn;
 
 	CHECK(layout);
-	CHECK(!exdb_txn_begin(w, &txn));
-	CHECK(!exdb_table_create(txn, tree));
-	CHECK(!exdb_txn_commit(w, txn));
-	exdb_txn_end(txn);
 	return layout;
 }
 
@@ -191,8 +152,17 @@ int main(int argc, char **argv)
 	threads = strtoul(argv[4], NULL, 10);
 	CHECK(threads && threads <= THREADS);
 	shares[0].rows = (strtoul(argv[2], NULL, 10) + BATCH - 1) / BATCH * BATCH;
-	db = open_db(argv[1], shares[0].rows, threads, argc > 6);
-	layout = create(exdb_worker_at(db, 0), !strcmp(argv[5], "composite"), &tree);
+	db = make_db(argv[1], argc > 6,
+		     (struct exdb_config){
+			     .workers = threads,
+			     .interval = 100000,
+			     .pool_pages = EXDB_POOL_MIN * threads +
+					   shares[0].rows * 4 * TEXT / EXDB_PAGE_SIZE,
+			     .data_pages = 262144,
+			     .log_pages = 16384,
+		     });
+	layout = layout_of(!strcmp(argv[5], "composite"));
+	tree = make_table(exdb_worker_at(db, 0));
 	for (i = 0; i < threads; i++)
 		shares[i] = (struct share){
 			.w = exdb_worker_at(db, i),

@@ -12,15 +12,13 @@
  *
  * Keys are long and come in groups that begin alike, so that separators are long and the tree high.
  */
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "check.h"
+#include "db_setup.h"
 #include "latch.h"
 #include "optimistic.h"
 #include "trees.h"
@@ -91,39 +89,14 @@ struct reader {
 	pthread_t thread;
 };
 
-static struct exdb *open_db(const char *path, unsigned int workers, bool kernel)
-{
-	struct exdb_config config = {
-		.backend = kernel ? EXMAP_BACKEND_KERNEL : EXMAP_BACKEND_POSIX,
-		.workers = workers,
-		.create = true,
-		.level = EXDB_ASYNC,
-		.interval = 1000,
-		.pool_pages = EXDB_POOL_MIN * workers,
-		.data_pages = 65536,
-		.log_pages = EXDB_LOG_MIN,
-	};
-	struct exdb *db = NULL;
-	uint64_t page;
-
-	config.backing_fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	CHECK(config.backing_fd >= 0);
-	CHECK(!exdb_open(&config, &db, &page));
-	return db;
-}
-
 static void create(struct table *t)
 {
 	const struct exdb_column columns[] = { { .type = EXDB_TEXT }, { .type = EXDB_INT64 } };
 	const uint32_t key = 0;
-	struct exdb_txn *txn;
 
 	t->layout = exdb_layout_new(2, columns, 1, &key, 0, 0);
 	CHECK(t->layout);
-	CHECK(!exdb_txn_begin(exdb_worker_at(t->db, 0), &txn));
-	CHECK(!exdb_table_create(txn, &t->tree));
-	CHECK(!exdb_txn_commit(exdb_worker_at(t->db, 0), txn));
-	exdb_txn_end(txn);
+	t->tree = make_table(exdb_worker_at(t->db, 0));
 }
 
 /* Ascending in @number. */
@@ -374,7 +347,14 @@ int main(int argc, char **argv)
 
 	static_assert(STABLE == BATCH, "they are put in as one batch");
 	CHECK(argc > 2);
-	table.db = open_db(argv[1], READERS + 1, argc > 3);
+	table.db = make_db(argv[1], argc > 3,
+			   (struct exdb_config){
+				   .workers = READERS + 1,
+				   .interval = 1000,
+				   .pool_pages = EXDB_POOL_MIN * (READERS + 1),
+				   .data_pages = 65536,
+				   .log_pages = EXDB_LOG_MIN,
+			   });
 	create(&table);
 	fill(&table);
 	if (!strcmp(argv[2], "stress")) {

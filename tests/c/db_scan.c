@@ -7,17 +7,11 @@
  *		tests/c/db_scan.c dbms/native/[a-z]*.c libexmap/src/[!f]*.c -o db_scan
  *	./db_scan FILE ROWS SECONDS [kernel]
  */
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "check.h"
-#include "exdb.h"
-#include "exmap_user.h"
+#include "db_setup.h"
 
 #define BATCH	8192u
 #define TEXT	100u
@@ -35,47 +29,14 @@ struct table {
 	char texts[BATCH * TEXT];
 };
 
-static double now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-	return time.tv_sec + time.tv_nsec * 1e-9;
-}
-
-static struct exdb *open_db(const char *path, uint64_t rows, bool kernel)
-{
-	struct exdb_config config = {
-		.backend = kernel ? EXMAP_BACKEND_KERNEL : EXMAP_BACKEND_POSIX,
-		.workers = 1,
-		.create = true,
-		.level = EXDB_ASYNC,
-		.interval = 10000,
-		.pool_pages = EXDB_POOL_MIN + rows * 3 * BYTES / EXDB_PAGE_SIZE,
-		.data_pages = 65536,
-		.log_pages = 16384,
-	};
-	struct exdb *db = NULL;
-	uint64_t page;
-
-	config.backing_fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	CHECK(config.backing_fd >= 0);
-	CHECK(!exdb_open(&config, &db, &page));
-	return db;
-}
-
 static void create(struct table *t)
 {
 	const struct exdb_column columns[] = { { .type = EXDB_INT64 }, { .type = EXDB_BYTES } };
 	const uint32_t key = 0;
-	struct exdb_txn *txn;
 
 	t->layout = exdb_layout_new(2, columns, 1, &key, 0, 0);
 	CHECK(t->layout);
-	CHECK(!exdb_txn_begin(t->w, &txn));
-	CHECK(!exdb_table_create(txn, &t->tree));
-	CHECK(!exdb_txn_commit(t->w, txn));
-	exdb_txn_end(txn);
+	t->tree = make_table(t->w);
 }
 
 static void fill(struct table *t)
@@ -118,13 +79,13 @@ static void scan(struct table *t, struct exdb_worker *w)
 /* Bytes a second of the best of all that fit the time. */
 static double scan_rate(struct table *t, struct exdb_worker *w, double seconds)
 {
-	const double end = now() + seconds;
+	const double end = now(CLOCK_THREAD_CPUTIME_ID) + seconds;
 	double best = 1e9, begin;
 
-	while ((begin = now()) < end) {
+	while ((begin = now(CLOCK_THREAD_CPUTIME_ID)) < end) {
 		scan(t, w);
-		if (now() - begin < best)
-			best = now() - begin;
+		if (now(CLOCK_THREAD_CPUTIME_ID) - begin < best)
+			best = now(CLOCK_THREAD_CPUTIME_ID) - begin;
 	}
 	return t->rows * BYTES / best;
 }
@@ -139,11 +100,11 @@ static double copy_rate(size_t size)
 	memset(from, 1, size);
 	memset(to, 1, size);
 	for (i = 0; i < COPIES; i++) {
-		begin = now();
+		begin = now(CLOCK_THREAD_CPUTIME_ID);
 		memcpy(to, from, size);
 		__asm__ volatile("" : : "r"(to) : "memory");
-		if (now() - begin < best)
-			best = now() - begin;
+		if (now(CLOCK_THREAD_CPUTIME_ID) - begin < best)
+			best = now(CLOCK_THREAD_CPUTIME_ID) - begin;
 	}
 	free(from);
 	free(to);
@@ -159,7 +120,14 @@ int main(int argc, char **argv)
 	CHECK(argc > 3);
 	t.rows = (strtoul(argv[2], NULL, 10) + BATCH - 1) / BATCH * BATCH;
 	seconds = strtod(argv[3], NULL);
-	t.db = open_db(argv[1], t.rows, argc > 4);
+	t.db = make_db(argv[1], argc > 4,
+		       (struct exdb_config){
+			       .workers = 1,
+			       .interval = 10000,
+			       .pool_pages = EXDB_POOL_MIN + t.rows * 3 * BYTES / EXDB_PAGE_SIZE,
+			       .data_pages = 65536,
+			       .log_pages = 16384,
+		       });
 	t.w = exdb_worker_at(t.db, 0);
 	create(&t);
 	fill(&t);
