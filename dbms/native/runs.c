@@ -54,46 +54,50 @@ static void make_entry(struct run_entry *e, enum order order, const struct run *
 	};
 }
 
-static int add_run(struct exdb_worker *w, const struct run *run)
+static int change_entry(struct exdb_worker *w, const struct btree_entry *entry, bool add)
 {
 	const uint64_t root = tree_root(w, RUNS_TREE);
+	size_t done;
+	int ret;
+
+	if (add) {
+		ret = btree_insert(w, root, entry, 1, false, &done);
+		return ret == -EEXIST ? -EUCLEAN : ret;
+	}
+	ret = btree_remove(w, root, entry, 1, &done);
+	return ret < 0 || done ? ret : -EUCLEAN;
+}
+
+/* Both entries of a run come, or go. */
+static int change_run(struct exdb_worker *w, const struct run *run, bool add)
+{
+	struct exdb *db = w->db;
 	enum order order;
 	int ret = 0;
 
-	w->db->in_runs = true;
-	for (order = BY_PLACE; order <= BY_LENGTH && !ret; order++) {
+	db->in_runs = true;
+	for (order = BY_PLACE; order <= BY_LENGTH && ret >= 0; order++) {
 		struct run_entry e;
-		size_t done;
 
 		make_entry(&e, order, run);
-		ret = btree_insert(w, root, &e.entry, 1, false, &done);
+		ret = change_entry(w, &e.entry, add);
 	}
-	w->db->in_runs = false;
-	if (!ret)
-		__atomic_store_n(&w->db->run_pages, w->db->run_pages + run->n, __ATOMIC_RELAXED);
-	return ret == -EEXIST ? -EUCLEAN : ret;
+	db->in_runs = false;
+	if (ret < 0)
+		return ret;
+	__atomic_store_n(&db->run_pages, add ? db->run_pages + run->n : db->run_pages - run->n,
+			 __ATOMIC_RELAXED);
+	return 0;
+}
+
+static int add_run(struct exdb_worker *w, const struct run *run)
+{
+	return change_run(w, run, true);
 }
 
 static int remove_run(struct exdb_worker *w, const struct run *run)
 {
-	const uint64_t root = tree_root(w, RUNS_TREE);
-	enum order order;
-	int ret = 0;
-
-	w->db->in_runs = true;
-	for (order = BY_PLACE; order <= BY_LENGTH && !ret; order++) {
-		struct run_entry e;
-		size_t removed;
-
-		make_entry(&e, order, run);
-		ret = btree_remove(w, root, &e.entry, 1, &removed);
-		if (ret >= 0)
-			ret = removed ? 0 : -EUCLEAN;
-	}
-	w->db->in_runs = false;
-	if (!ret)
-		__atomic_store_n(&w->db->run_pages, w->db->run_pages - run->n, __ATOMIC_RELAXED);
-	return ret;
+	return change_run(w, run, false);
 }
 
 static int read_run(const struct btree_row *row, struct run *run)
