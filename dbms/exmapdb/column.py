@@ -258,6 +258,8 @@ def _narrow(kind: ColumnType, values: NDArray[Any], valid: Bools | None) -> NDAr
         return np.ascontiguousarray(values)
     if values.dtype.kind not in "iu":
         raise InvalidValueError(f"{values.dtype} is no {kind}")
+    if values.dtype == kind.storage:
+        return np.ascontiguousarray(values)
     narrow = np.ascontiguousarray(values.astype(kind.storage))
     lost = narrow != values
     if valid is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,11 @@ class Schema:
 
     fields: tuple[Field, ...]
     key: tuple[str, ...]
+    names: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # each call of a table asks for them
+        object.__setattr__(self, "names", tuple(field.name for field in self.fields))
 
     @classmethod
     def of(cls, fields: Mapping[str, str] | Iterable[Field], key: str | Sequence[str]) -> Schema:
@@ -148,11 +154,6 @@ class Schema:
         schema = cls(parsed, (key,) if isinstance(key, str) else tuple(key))
         schema.check()
         return schema
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return the names of all columns."""
-        return tuple(field.name for field in self.fields)
 
     @property
     def key_indexes(self) -> tuple[int, ...]:
