@@ -47,7 +47,8 @@ def of_exmapdb(*options: str, counted: Sequence[str] = ()) -> Bench:
     bench = 'exec exmapdb bench --device nvme:$EXMAP_NVME --folder /tmp/disk --json "$@"'
     prepare = ("sh", "ci/guest-nvme.sh", "exmap0", "sh", "ci/guest-disk.sh", "exmap1", "/tmp/disk")
     command = [*prepare, "sh", "-c", bench, "exmapdb", *options]
-    return Bench(command, ("--nvme", "2G,2G", "--iommu", "--memory", "4G"), bool(counted), counted)
+    guest = ("--nvme", "2G,2G", "--iommu", "--memory", "4G", "--timeout", "3600")
+    return Bench(command, guest, bool(counted), counted)
 
 
 def of_exmapctl(name: str, *options: str) -> tuple[str, ...]:
