@@ -5,11 +5,12 @@
  *
  *	gcc -O2 -std=gnu11 -pthread -I tests/c -I dbms/native -I libexmap/include -I kmod/uapi \
  *		tests/c/db_lookup.c dbms/native/[a-z]*.c libexmap/src/[!f]*.c -o db_lookup
- *	./db_lookup FILE ROWS LOOKUPS THREADS near|far|composite [kernel]
+ *	./db_lookup FILE ROWS LOOKUPS THREADS near|far|composite [shuffled] [kernel]
  *
  * Keys are the numbers of rows, which begin alike; or shifted, so that they differ in their first
- * bytes; or composite, a long text, which many rows share, before the number.  It also tells how many pages
- * there are.  With one thread, instructions can be counted: valgrind --tool=callgrind
+ * bytes; or composite, a long text, which many rows share, before the number.  Rows are put in by their
+ * order, 4,096 at a time; or shuffled, 64 at a time.  It also tells what it took to put in a row,
+ * to scan one, and how many pages there are.  With one thread, instructions can be counted: valgrind --tool=callgrind
  * --toggle-collect=look_up_all
  */
 #include <pthread.h>
@@ -20,6 +21,8 @@
 #include "db_setup.h"
 
 #define BATCH	4096u
+#define SHUFFLED 64u	/* rows in a batch */
+#define STEP	7919u	/* prime, so that it comes to all rows */
 #define TEXT	100u
 #define NAME	64u
 #define THREADS	16u
@@ -31,6 +34,7 @@ struct share {
 	uint64_t rows;
 	uint64_t lookups;
 	const char *kind;
+	bool shuffled;
 	uint64_t seed;
 	pthread_t thread;
 };
@@ -63,7 +67,7 @@ static struct exdb_layout *layout_of(bool composite)
 	return layout;
 }
 
-static void fill(const struct share *share)
+static __attribute__((noinline)) void fill(const struct share *share)
 {
 	static int64_t keys[BATCH];
 	static int32_t offsets[BATCH + 1], ends[BATCH + 1];
@@ -73,19 +77,42 @@ static void fill(const struct share *share)
 		{ .values = keys },
 		{ .values = texts, .offsets = offsets },
 	};
+	const unsigned int batch = share->shuffled ? SHUFFLED : BATCH;
 	uint64_t row, first;
 	unsigned int i;
 
 	memset(texts, 'x', sizeof(texts));
-	for (first = 0; first < share->rows; first += BATCH) {
-		for (i = 0; i < BATCH; i++) {
-			keys[i] = number_of(share, first + i);
-			ends[i + 1] = ends[i] + (int32_t)text_of(share, first + i, names + ends[i]);
+	for (first = 0; first < share->rows; first += batch) {
+		for (i = 0; i < batch; i++) {
+			row = share->shuffled ? (first + i) * STEP % share->rows : first + i;
+			keys[i] = number_of(share, row);
+			ends[i + 1] = ends[i] + (int32_t)text_of(share, row, names + ends[i]);
 			offsets[i + 1] = (i + 1) * TEXT;
 		}
-		CHECK(!exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, BATCH,
+		CHECK(!exdb_table_insert(share->w, NULL, share->layout, share->tree, columns, batch,
 					 false, &row));
 	}
+}
+
+static __attribute__((noinline)) void scan_all(const struct share *share)
+{
+	static int64_t keys[BATCH];
+	static int32_t ends[BATCH + 1];
+	static char names[BATCH * NAME];
+	struct exdb_vector columns[3] = {
+		{ .values = names, .offsets = ends, .capacity = sizeof(names) },
+		{ .values = keys },
+		{ 0 },
+	};
+	struct exdb_scan *scan = exdb_scan_new(NULL, share->layout, share->tree, NULL, NULL, 0, false);
+	uint64_t seen = 0;
+	long n;
+
+	CHECK(scan);
+	while ((n = exdb_scan_next(share->w, scan, columns, BATCH)) > 0)
+		seen += (uint64_t)n;
+	CHECK(!n && seen == share->rows);
+	exdb_scan_free(scan);
 }
 
 static void look_up(const struct share *share, uint64_t row)
@@ -138,13 +165,23 @@ static double measure(struct share *shares, unsigned int threads)
 	return (now(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e9 / (double)(threads * shares->lookups);
 }
 
+/* The same for a row. */
+static double time_of(void (*fn)(const struct share *), const struct share *share)
+{
+	const double begin = now(CLOCK_PROCESS_CPUTIME_ID);
+
+	fn(share);
+	return (now(CLOCK_PROCESS_CPUTIME_ID) - begin) * 1e9 / (double)share->rows;
+}
+
 int main(int argc, char **argv)
 {
 	struct share shares[THREADS] = { 0 };
 	struct exdb_layout *layout;
 	struct exdb_stats stats;
 	unsigned int threads, i;
-	double one, many;
+	double one, many, filled, scanned;
+	bool shuffled, kernel;
 	struct exdb *db;
 	uint32_t tree;
 
@@ -152,7 +189,9 @@ int main(int argc, char **argv)
 	threads = strtoul(argv[4], NULL, 10);
 	CHECK(threads && threads <= THREADS);
 	shares[0].rows = (strtoul(argv[2], NULL, 10) + BATCH - 1) / BATCH * BATCH;
-	db = make_db(argv[1], argc > 6,
+	shuffled = argc > 6 && !strcmp(argv[6], "shuffled");
+	kernel = argc > 6 && !strcmp(argv[argc - 1], "kernel");
+	db = make_db(argv[1], kernel,
 		     (struct exdb_config){
 			     .workers = threads,
 			     .interval = 100000,
@@ -171,14 +210,18 @@ int main(int argc, char **argv)
 			.rows = shares[0].rows,
 			.lookups = strtoul(argv[3], NULL, 10),
 			.kind = argv[5],
+			.shuffled = shuffled,
 			.seed = i + 1,
 		};
-	fill(&shares[0]);
+	filled = time_of(fill, &shares[0]);
+	scanned = time_of(scan_all, &shares[0]);
 	one = measure(shares, 1);
 	many = threads > 1 ? measure(shares, threads) : one;
 	CHECK(!exdb_stats(db, &stats));
-	printf("{\"one_ns\": %.1f, \"many_ns\": %.1f, \"threads\": %u, \"ratio\": %.3f, \"pages\": %llu}\n",
-	       one, many, threads, many / one, (unsigned long long)stats.allocated_pages);
+	printf("{\"one_ns\": %.1f, \"many_ns\": %.1f, \"threads\": %u, \"ratio\": %.3f, \"pages\": %llu, "
+	       "\"fill_ns\": %.1f, \"scan_ns\": %.1f}\n",
+	       one, many, threads, many / one, (unsigned long long)stats.allocated_pages, filled,
+	       scanned);
 	exdb_close(db);
 	exdb_layout_free(layout);
 	return 0;
