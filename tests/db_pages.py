@@ -27,11 +27,15 @@ NODE_SPACE = PAGE - HEADER.size - NODE.size
 
 @dataclass(slots=True)
 class Node:
-    """A page of a tree: used counts the bytes of entries and slots, extents are first pages and lengths."""
+    """A page of a tree: used counts the bytes of the prefix, entries and slots.
+
+    Its keys are whole; extents are first pages and lengths.
+    """
 
     page: int
     level: int
     link: int
+    prefix: bytes
     keys: list[bytes]
     values: list[bytes]
     used: int
@@ -182,16 +186,19 @@ def read_node(data: bytes, page: int) -> Node:
     kind, level = header(data, page)
     assert kind == (INNER if level else LEAF)
     start = page * PAGE
-    link, _, count, begin, garbage, _, _ = NODE.unpack_from(data, start + HEADER.size)
+    link, _, count, begin, garbage, prefix_length, _ = NODE.unpack_from(data, start + HEADER.size)
     slots_end = HEADER.size + NODE.size + count * SLOT.size
-    node = Node(page, level, link, [], [], count * SLOT.size)
+    end = PAGE - prefix_length
+    prefix = data[start + end : start + PAGE]
+    assert not prefix or (count and not level)
+    node = Node(page, level, link, prefix, [], [], prefix_length + count * SLOT.size)
     for i in range(count):
         at = start + HEADER.size + NODE.size + i * SLOT.size
         offset, key_length, value_length, large, _, head = SLOT.unpack_from(data, at)
-        assert begin <= offset <= PAGE - key_length - value_length
-        key = data[start + offset : start + offset + key_length]
-        assert head == int.from_bytes(key[:4].ljust(4, b"\0"), "big")
-        node.keys.append(key)
+        assert begin <= offset <= end - key_length - value_length
+        rest = data[start + offset : start + offset + key_length]
+        assert head == int.from_bytes(rest[:4].ljust(4, b"\0"), "big")
+        node.keys.append(prefix + rest)
         node.values.append(data[start + offset + key_length : start + offset + key_length + value_length])
         node.used += key_length + value_length
         for ref in range(large):

@@ -54,23 +54,37 @@ int btree_latch_leaf(struct exdb_worker *w, uint64_t root, const struct btree_en
 
 #define LEAF_FULL 1
 
+/* Whether an entry fits once @freed bytes are, perhaps behind a longer prefix. */
+static bool has_room(struct latched *leaf, const struct btree_entry *entry, unsigned int freed)
+{
+	struct node *node = leaf->node;
+	unsigned int need;
+
+	if (node_fits(node, entry->key, entry->key_length, entry->value_length, freed))
+		return true;
+	/* what lacks behind this prefix; where the key has only a part of it, no longer one is to be had */
+	need = node_entry_size(entry->key_length, entry->value_length) - node->prefix_length -
+	       node_free_space(node) - freed;
+	if (!node_squeeze(node, entry->key, entry->key_length, need))
+		return false;
+	leaf->dirty = true;
+	return true;
+}
+
 /* 0, -EEXIST, -ENOMEM, or LEAF_FULL. */
 static int put(struct exdb *db, struct latched *leaf, const struct btree_entry *entry, bool replace)
 {
 	struct node *node = leaf->node;
-	unsigned int size = node_entry_size(entry->key_length, entry->value_length);
-	unsigned int freed = 0;
 	bool found;
 	unsigned int i = node_lower_bound(node, entry->key, entry->key_length, &found);
 
 	if (found && !replace)
 		return -EEXIST;
-	if (found)
-		freed = node_entry_size(node->slots[i].key_length, node->slots[i].value_length);
-	if (node_free_space(node) + freed < size)
+	if (!has_room(leaf, entry, found ? node_slot_size(node, i) : 0))
 		return LEAF_FULL;
 	if (found) {
-		const struct btree_row old = btree_row_at(node, i);
+		struct exdb_key room;
+		const struct btree_row old = btree_row_at(node, i, &room);
 		int ret = extent_note_dropped(db, &old);
 
 		if (ret)
@@ -214,7 +228,13 @@ int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *ke
 	ret = -ENOENT;
 	i = node_lower_bound(node, key->bytes, key->length, &found);
 	if (found) {
-		const struct btree_row row = btree_row_at(node, i);
+		const struct btree_row row = {
+			.key = key->bytes,
+			.value = node_value(node, i),
+			.key_length = key->length,
+			.value_length = node->slots[i].value_length,
+			.nr_large = node->slots[i].nr_large,
+		};
 
 		ret = fn(arg, &row);
 		if (ret == -EUCLEAN)

@@ -50,12 +50,14 @@ struct btree_row {
 	const uint8_t *large;
 };
 
-static inline struct btree_row btree_row_at(const struct node *leaf, unsigned int i)
+/* @room: for its key, if that does not lie in one place */
+static inline struct btree_row btree_row_at(const struct node *leaf, unsigned int i,
+					    struct exdb_key *room)
 {
 	return (struct btree_row){
-		.key = node_key(leaf, i),
+		.key = node_key(leaf, i, room),
 		.value = node_value(leaf, i),
-		.key_length = leaf->slots[i].key_length,
+		.key_length = node_key_length(leaf, i),
 		.value_length = leaf->slots[i].value_length,
 		.nr_large = leaf->slots[i].nr_large,
 	};
@@ -104,6 +106,14 @@ static inline void fence_set(struct fence *fence, const uint8_t *key, unsigned i
 	fence->bounded = true;
 	fence->length = length;
 	memcpy(fence->key, key, length);
+}
+
+/* The key of slot @i. */
+static inline void fence_take(struct fence *fence, const struct node *node, unsigned int i)
+{
+	struct exdb_key room;
+
+	fence_set(fence, node_key(node, i, &room), node_key_length(node, i));
 }
 
 static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,

@@ -85,11 +85,12 @@ static int see_all(struct check *c, uint64_t first, uint64_t n, enum exdb_page_k
 
 static int check_extents(struct check *c, const struct node *node)
 {
+	struct exdb_key room;
 	unsigned int i, k;
 	int ret = 0;
 
 	for (i = 0; i < node->count && !ret; i++) {
-		const struct btree_row row = btree_row_at(node, i);
+		const struct btree_row row = btree_row_at(node, i, &room);
 
 		for (k = 0; k < row.nr_large && !ret; k++) {
 			const struct extent_ref ref =

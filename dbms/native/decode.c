@@ -14,13 +14,24 @@
 #define SHORT	32u
 #define CHUNK	64u
 
-/* Rows that can be decoded together. */
+/**
+ * struct run - rows that can be decoded together
+ * @shape: of all of them
+ * @end: of the page that they lie in
+ * @prefix: which their keys begin with
+ * @prefix_length: bytes
+ * @key_width: of the rest of each key
+ * @n: rows
+ * @keys: these rests; the values follow them
+ */
 struct run {
 	const struct row_shape *shape;
-	const uint8_t *end; /* of the page that they lie in */
+	const uint8_t *end;
+	const uint8_t *prefix;
+	unsigned int prefix_length;
 	unsigned int key_width;
 	unsigned int n;
-	const uint8_t *keys[RUN]; /* the values follow them */
+	const uint8_t *keys[RUN];
 };
 
 /* As row_has_sound_texts, without a loop for one text. */
@@ -41,21 +52,28 @@ static void gather(struct run *run, const struct exdb_layout *layout, const stru
 		   unsigned int from, unsigned int n)
 {
 	const struct row_shape *shape = &layout->shapes[layout->version];
-	const unsigned int key_width = layout->key_width, version = layout->version;
+	const unsigned int prefix_length = leaf->prefix_length, version = layout->version;
+	const unsigned int key_width = layout->key_width - prefix_length;
 	const unsigned int nr_text = shape->nr_text, ends = shape->ends;
 	const unsigned int most = n < RUN ? n : RUN;
 	unsigned int i;
 
 	for (i = 0; i < most; i++) {
-		const struct btree_row row = btree_row_at(leaf, from + i);
+		const struct node_slot *slot = &leaf->slots[from + i];
+		const struct btree_row row = {
+			.value = node_value(leaf, from + i),
+			.value_length = slot->value_length,
+		};
 
-		if (row.nr_large || row.key_length != key_width || !row.value_length || row.value[0] != version ||
-		    !has_sound_texts(shape, nr_text, ends, &row))
+		if (slot->nr_large || slot->key_length != key_width || !row.value_length ||
+		    row.value[0] != version || !has_sound_texts(shape, nr_text, ends, &row))
 			break;
-		run->keys[i] = row.key;
+		run->keys[i] = node_rest(leaf, from + i);
 	}
 	run->shape = shape;
 	run->end = (const uint8_t *)leaf + PAGE_SIZE;
+	run->prefix = node_prefix(leaf);
+	run->prefix_length = prefix_length;
 	run->key_width = key_width;
 	run->n = i;
 }
@@ -115,7 +133,7 @@ static void copy_nulls(uint8_t *valid, const struct run *run, unsigned int bit)
 		valid[i] = !(run->keys[i][place] >> shift & 1);
 }
 
-/* @place: counted from the key's beginning */
+/* @place: counted from the beginning of the key's rest */
 static void copy_fixed(uint8_t *to, const struct run *run, unsigned int place, unsigned int width)
 {
 	unsigned int i;
@@ -158,10 +176,38 @@ static void copy_keys(uint8_t *to, const struct run *run, unsigned int place, un
 	}
 }
 
+/*
+ * A part of the keys that begins in the prefix, made whole in @parts; @place: counted from the
+ * key's beginning.  What lies just before a rest is still in the page.
+ */
+static void join(const struct run *run, unsigned int place, unsigned int width, struct run *joined,
+		 uint64_t *parts)
+{
+	const unsigned int there = run->prefix_length - place;
+	const unsigned int n = there < width ? there : width;
+	uint64_t first = 0;
+	unsigned int i;
+
+	memcpy(&first, run->prefix + place, n);
+	for (i = 0; i < run->n; i++) {
+		uint64_t v = 0;
+
+		if (n < width && width == 8)
+			memcpy(&v, run->keys[i] - n, 8);
+		else if (n < width)
+			memcpy(&v, run->keys[i] - n, 4);
+		parts[i] = n < 8 ? (v & UINT64_MAX << 8 * n) | first : first;
+		joined->keys[i] = (const uint8_t *)&parts[i];
+	}
+	joined->n = run->n;
+}
+
 static void decode_keys(const struct exdb_layout *layout, const struct run *run,
 			struct exdb_vector *columns, uint64_t at)
 {
 	unsigned int k, place = 0, width;
+	uint64_t parts[RUN];
+	struct run joined;
 
 	for (k = 0; k < layout->nr_key; k++, place += width) {
 		const struct row_column *column = &layout->columns[layout->key[k]];
@@ -172,7 +218,13 @@ static void decode_keys(const struct exdb_layout *layout, const struct run *run,
 			continue;
 		if (v->valid)
 			memset(v->valid + at, 1, run->n);
-		copy_keys((uint8_t *)v->values + at * width, run, place, column->type);
+		if (place >= run->prefix_length) {
+			copy_keys((uint8_t *)v->values + at * width, run,
+				  place - run->prefix_length, column->type);
+		} else {
+			join(run, place, width, &joined, parts);
+			copy_keys((uint8_t *)v->values + at * width, &joined, 0, column->type);
+		}
 	}
 }
 
@@ -216,6 +268,12 @@ static void decode_values(const struct exdb_layout *layout, const struct run *ru
 	}
 }
 
+/* A prefix that is longer than keys are is none of this table. */
+static bool is_joinable(const struct exdb_layout *layout, const struct node *leaf)
+{
+	return layout->key_width && layout->key_width >= leaf->prefix_length;
+}
+
 long row_decode_run(struct exdb_worker *w, const struct exdb_layout *layout,
 		    const struct node *leaf, unsigned int from, unsigned int n,
 		    struct exdb_vector *columns, uint64_t at)
@@ -223,9 +281,10 @@ long row_decode_run(struct exdb_worker *w, const struct exdb_layout *layout,
 	struct run run;
 	int ret;
 
-	gather(&run, layout, leaf, from, layout->key_width ? n : 0);
+	gather(&run, layout, leaf, from, is_joinable(layout, leaf) ? n : 0);
 	if (!run.n) {
-		const struct btree_row row = btree_row_at(leaf, from);
+		struct exdb_key room;
+		const struct btree_row row = btree_row_at(leaf, from, &room);
 
 		ret = row_decode(w, layout, &row, columns, at);
 		return ret < 0 ? ret : !ret;

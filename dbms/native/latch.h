@@ -72,4 +72,15 @@ int btree_make_room(struct exdb_worker *w, uint64_t root, const struct btree_ent
 unsigned int btree_separator_length(const uint8_t *left, unsigned int left_length,
 				    const uint8_t *right, unsigned int right_length);
 
+/* balance.c: whether all keys of one leaf come before those of the other one, as they do unless pages are damaged. */
+bool btree_leaves_ascend(const struct node *left, const struct node *right);
+
+/*
+ * balance.c: whether the entries of two leaves, which ascend, fit into one, which becomes the left one; or,
+ * where they do not, have entries of the fuller one go to the other as long as that does not become it.
+ */
+bool btree_leaves_fit(const struct node *left, const struct node *right);
+void btree_join_leaves(struct node *left, const struct node *right);
+void btree_balance_leaves(struct node *left, struct node *right, struct fence *separator);
+
 #endif /* EXDB_LATCH_H */

@@ -2,7 +2,11 @@
 /*
  * Slotted pages: the nodes of a B+-tree.
  *
- *	header | slots, sorted by key -> ... free ... <- keys and values | end
+ *	header | slots, sorted by key -> ... free ... <- keys and values | prefix | end
+ *
+ * The keys of a leaf begin with its prefix, of which it has one copy; its slots have the rest of
+ * each key.  The prefix is at most what all keys that are in the leaf have in common, which is what
+ * the first and the last one have.  An inner page has none.  "Key" means all of a key.
  *
  * A leaf maps keys to values; its link is the next leaf to the right, 0 at the
  * end.  An inner page maps separators to page numbers (8 bytes): the child of
@@ -23,12 +27,12 @@
 
 /**
  * struct node_slot - where an entry is
- * @offset: of the key in the page; the value follows it
- * @key_length: bytes
+ * @offset: of the rest of the key in the page; the value follows it
+ * @key_length: bytes of that rest
  * @value_length: bytes
  * @nr_large: references to extents at the end of the value (extent.h)
  * @reserved: 0
- * @head: the first four bytes of the key as a number, to compare quickly
+ * @head: its first four bytes as a number, to compare quickly
  */
 struct node_slot {
 	uint16_t offset;
@@ -46,8 +50,8 @@ struct node_slot {
  * @reserved_link: reserved, 0
  * @count: slots
  * @begin: offset of the lowest byte of keys and values
- * @garbage: bytes between @begin and the end that belong to no slot
- * @prefix_length: reserved, 0
+ * @garbage: bytes between @begin and the prefix that belong to no slot
+ * @prefix_length: bytes of the prefix, the last ones of the page; 0 if there is no slot
  * @slots: sorted by key
  */
 struct node {
@@ -95,16 +99,30 @@ static inline int key_compare(const uint8_t *a, unsigned int a_length, const uin
 	return order ? order : (int)a_length - (int)b_length;
 }
 
-/* The first four bytes of a key as a number. */
+/* Bytes that two keys have in common. */
+static inline unsigned int key_common(const uint8_t *a, unsigned int a_length, const uint8_t *b,
+				      unsigned int b_length)
+{
+	unsigned int i = 0;
+
+	while (i < a_length && i < b_length && a[i] == b[i])
+		i++;
+	return i;
+}
+
+/* The first four bytes of a key, or of its rest, as a number. */
 static inline uint32_t node_head(const uint8_t *key, unsigned int length)
 {
 	uint32_t head = 0;
+	unsigned int i;
 
-	if (length >= sizeof(head))
+	if (length >= sizeof(head)) {
 		memcpy(&head, key, sizeof(head));
-	else
-		memcpy(&head, key, length);
-	return __builtin_bswap32(head);
+		return __builtin_bswap32(head);
+	}
+	for (i = 0; i < length; i++)
+		head |= (uint32_t)key[i] << (24 - 8 * i);
+	return head;
 }
 
 void node_init(struct node *node, uint64_t number, unsigned int level);
@@ -124,20 +142,42 @@ static inline bool node_is_leaf(const struct node *node)
 	return node->header.level == 0;
 }
 
-static inline const uint8_t *node_key(const struct node *node, unsigned int i)
+static inline const uint8_t *node_prefix(const struct node *node)
+{
+	return (const uint8_t *)node + PAGE_SIZE - node->prefix_length;
+}
+
+/* What follows the prefix. */
+static inline const uint8_t *node_rest(const struct node *node, unsigned int i)
 {
 	return (const uint8_t *)node + node->slots[i].offset;
 }
 
+static inline unsigned int node_key_length(const struct node *node, unsigned int i)
+{
+	return node->prefix_length + node->slots[i].key_length;
+}
+
 static inline const uint8_t *node_value(const struct node *node, unsigned int i)
 {
-	return node_key(node, i) + node->slots[i].key_length;
+	return node_rest(node, i) + node->slots[i].key_length;
 }
 
 static inline void node_copy_key(struct exdb_key *to, const struct node *node, unsigned int i)
 {
-	to->length = node->slots[i].key_length;
-	memcpy(to->bytes, node_key(node, i), to->length);
+	to->length = node_key_length(node, i);
+	memcpy(to->bytes, node_prefix(node), node->prefix_length);
+	memcpy(to->bytes + node->prefix_length, node_rest(node, i), node->slots[i].key_length);
+}
+
+/* A key where it lies if that is in one place, or else in @room. */
+static inline const uint8_t *node_key(const struct node *node, unsigned int i,
+				      struct exdb_key *room)
+{
+	if (!node->prefix_length)
+		return node_rest(node, i);
+	node_copy_key(room, node, i);
+	return room->bytes;
 }
 
 /* Bytes that are free, together or not. */
@@ -146,6 +186,12 @@ unsigned int node_free_space(const struct node *node);
 static inline unsigned int node_entry_size(unsigned int key_length, unsigned int value_length)
 {
 	return key_length + value_length + (unsigned int)sizeof(struct node_slot);
+}
+
+/* What an entry takes of the page, its share of the prefix apart. */
+static inline unsigned int node_slot_size(const struct node *node, unsigned int i)
+{
+	return node_entry_size(node->slots[i].key_length, node->slots[i].value_length);
 }
 
 /* Order of a key and the key of slot @i: less than, equal to or greater than 0. */
@@ -162,15 +208,51 @@ unsigned int node_upper_bound(const struct node *node, const uint8_t *key, unsig
 uint64_t node_child(const struct node *node, unsigned int i);
 void node_set_child(struct node *node, unsigned int i, uint64_t child);
 
-/* Insert at slot @i.  The caller has seen that there is room. */
+/* Insert at slot @i, if need be behind a shorter prefix.  The caller has seen that it fits. */
 void node_insert(struct node *node, unsigned int i, const uint8_t *key, unsigned int key_length,
 		 const void *value, unsigned int value_length);
 void node_remove(struct node *node, unsigned int i);
 
-/* Move the slots from @i on behind those of @to. */
-void node_move_tail(struct node *node, unsigned int i, struct node *to);
+/* Leave nothing but a prefix, which does not lie in the node, its header and its link. */
+void node_reset(struct node *node, const uint8_t *prefix, unsigned int length);
+
+/* Copy slots [@first, @end) behind those of @to, with whose prefix their keys begin. */
+void node_copy(const struct node *from, unsigned int first, unsigned int end, struct node *to);
+
+/* Remove the slots from @i on. */
+void node_truncate(struct node *node, unsigned int i);
 
 /* First slot of the right half, by bytes: 1 to count - 1. */
 unsigned int node_middle(const struct node *node);
+
+/* prefix.c: length of what a key and the prefix have in common. */
+unsigned int node_shared(const struct node *node, const uint8_t *key, unsigned int length);
+
+/* prefix.c: likewise of the keys of slots [@first, @end), which are some, and of @key unless it is NULL. */
+unsigned int node_common(const struct node *node, unsigned int first, unsigned int end,
+			 const uint8_t *key, unsigned int length);
+
+/* prefix.c: have a prefix of another length, with which all keys begin; there are some. */
+void node_set_prefix(struct node *node, unsigned int length);
+
+/* prefix.c: have no gaps between entries. */
+void node_compact(struct node *node);
+
+/* prefix.c: whether an entry fits once @freed bytes are, behind the prefix or what is left of it. */
+bool node_fits(const struct node *node, const uint8_t *key, unsigned int key_length,
+	       unsigned int value_length, unsigned int freed);
+
+/*
+ * prefix.c: move the slots from @i on, which are some, to an empty leaf, behind a prefix if that is worth it
+ * with @key, unless NULL, in the leaf.
+ */
+void node_move_tail(struct node *node, unsigned int i, struct node *to, const uint8_t *key,
+		    unsigned int length);
+
+/*
+ * prefix.c: have a prefix that is as long as it can be with @key, unless NULL, in the node.  Nothing is
+ * done, and false is the answer, where that frees too little to be worth it, or less than @need bytes.
+ */
+bool node_squeeze(struct node *node, const uint8_t *key, unsigned int length, unsigned int need);
 
 #endif /* EXDB_NODE_H */

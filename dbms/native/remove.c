@@ -21,82 +21,49 @@ static bool is_underfull(const struct node *node)
 	return used(node) < UNDERFULL;
 }
 
-static unsigned int slot_size(const struct node *node, unsigned int i)
-{
-	return node_entry_size(node->slots[i].key_length, node->slots[i].value_length);
-}
-
-static void get_separator(struct fence *separator, const struct node *parent, unsigned int i)
-{
-	fence_set(separator, node_key(parent, i), parent->slots[i].key_length);
-}
-
 /* An inner page has to stay able to take any separator. */
 static bool fits_in_one(const struct node *left, const struct node *right,
 			const struct fence *separator)
 {
-	unsigned int sum = used(left) + used(right);
-
 	if (node_is_leaf(left))
-		return sum <= NODE_SPACE;
-	return sum + node_entry_size(separator->length, NODE_CHILD) + NODE_INNER_RESERVE <=
-	       NODE_SPACE;
+		return btree_leaves_fit(left, right);
+	return used(left) + used(right) + node_entry_size(separator->length, NODE_CHILD) +
+		       NODE_INNER_RESERVE <= NODE_SPACE;
 }
 
-static void append(struct node *to, const struct node *from, unsigned int i, unsigned int at)
-{
-	node_insert(to, at, node_key(from, i), from->slots[i].key_length, node_value(from, i),
-		    from->slots[i].value_length);
-	to->slots[at].nr_large = from->slots[i].nr_large;
-}
-
-/* Move the first entry of the right node to the end of the left one. */
+/* Move the first entry of the right inner page to the end of the left one. */
 static void rotate_left(struct node *left, struct node *right, struct fence *separator)
 {
-	if (node_is_leaf(left)) {
-		append(left, right, 0, left->count);
-	} else {
-		node_insert(left, left->count, separator->key, separator->length, &left->link,
-			    NODE_CHILD);
-		left->link = node_child(right, 0);
-		get_separator(separator, right, 0);
-	}
+	node_insert(left, left->count, separator->key, separator->length, &left->link, NODE_CHILD);
+	left->link = node_child(right, 0);
+	fence_take(separator, right, 0);
 	node_remove(right, 0);
 }
 
-/* Move the last entry of the left node to the front of the right one. */
+/* Move the last entry of the left inner page to the front of the right one. */
 static void rotate_right(struct node *left, struct node *right, struct fence *separator)
 {
-	unsigned int last = left->count - 1;
+	const unsigned int last = left->count - 1;
 
-	if (node_is_leaf(left)) {
-		append(right, left, last, 0);
-	} else {
-		node_insert(right, 0, separator->key, separator->length, &left->link, NODE_CHILD);
-		left->link = node_child(left, last);
-		get_separator(separator, left, last);
-	}
+	node_insert(right, 0, separator->key, separator->length, &left->link, NODE_CHILD);
+	left->link = node_child(left, last);
+	fence_take(separator, left, last);
 	node_remove(left, last);
 }
 
 /* Move entries from the fuller node as long as the other one does not become it. */
 static void balance(struct node *left, struct node *right, struct fence *separator)
 {
-	if (used(left) < used(right)) {
-		while (used(left) + slot_size(right, 0) <= used(right) - slot_size(right, 0))
+	if (node_is_leaf(left)) {
+		btree_balance_leaves(left, right, separator);
+	} else if (used(left) < used(right)) {
+		while (used(left) + node_slot_size(right, 0) <=
+		       used(right) - node_slot_size(right, 0))
 			rotate_left(left, right, separator);
 	} else {
-		while (used(right) + slot_size(left, left->count - 1) <=
-		       used(left) - slot_size(left, left->count - 1))
+		while (used(right) + node_slot_size(left, left->count - 1) <=
+		       used(left) - node_slot_size(left, left->count - 1))
 			rotate_right(left, right, separator);
-	}
-	if (node_is_leaf(left)) {
-		const uint8_t *first = node_key(right, 0);
-		unsigned int last = left->count - 1;
-
-		fence_set(separator, first,
-			  btree_separator_length(node_key(left, last), left->slots[last].key_length,
-						 first, right->slots[0].key_length));
 	}
 }
 
@@ -104,11 +71,17 @@ static void balance(struct node *left, struct node *right, struct fence *separat
 static void merge(struct exdb_worker *w, struct latched *parent, unsigned int i,
 		  struct latched *left, struct latched *right, const struct fence *separator)
 {
-	if (!node_is_leaf(left->node))
-		node_insert(left->node, left->node->count, separator->key, separator->length,
-			    &left->node->link, NODE_CHILD);
-	left->node->link = right->node->link;
-	node_move_tail(right->node, 0, left->node);
+	struct node *node = left->node;
+
+	if (node_is_leaf(node)) {
+		btree_join_leaves(node, right->node);
+	} else {
+		node_insert(node, node->count, separator->key, separator->length, &node->link,
+			    NODE_CHILD);
+		node_compact(node);
+		node_copy(right->node, 0, right->node->count, node);
+	}
+	node->link = right->node->link;
 	node_set_child(parent->node, i + 1, left->page);
 	node_remove(parent->node, i);
 	buffer_release(w, right->page, right->node);
@@ -152,10 +125,16 @@ static int mend_child(struct exdb_worker *w, struct latched *parent, unsigned in
 	ret = latch_neighbours(w, parent->node, i, child, &left, &right);
 	if (ret)
 		return ret;
+	if (node_is_leaf(left.node) && !btree_leaves_ascend(left.node, right.node)) {
+		w->error_page = right.page;
+		unlatch(w, &left);
+		unlatch(w, &right);
+		return -EUCLEAN;
+	}
 	parent->dirty = true;
 	left.dirty = true;
 	right.dirty = true;
-	get_separator(&separator, parent->node, i);
+	fence_take(&separator, parent->node, i);
 	if (fits_in_one(left.node, right.node, &separator)) {
 		merge(w, parent, i, &left, &right, &separator);
 		*child = left;
@@ -247,6 +226,7 @@ static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 		return ret;
 	for (; *done < n; (*done)++) {
 		const struct btree_entry *key = &keys[*done];
+		struct exdb_key room;
 		struct btree_row row;
 		unsigned int i;
 		bool found;
@@ -256,7 +236,7 @@ static int empty_leaf(struct exdb_worker *w, uint64_t root, const struct btree_e
 		i = node_lower_bound(leaf.node, key->key, key->key_length, &found);
 		if (!found)
 			continue;
-		row = btree_row_at(leaf.node, i);
+		row = btree_row_at(leaf.node, i, &room);
 		ret = extent_note_dropped(w->db, &row);
 		if (ret)
 			break;

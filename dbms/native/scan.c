@@ -88,10 +88,11 @@ static unsigned int end_of(const struct btree_cursor *cursor, const struct node 
 static unsigned int take_rows(const struct node *leaf, unsigned int from, unsigned int n,
 			      btree_row_fn fn, void *arg, int *ret)
 {
+	struct exdb_key room;
 	unsigned int i;
 
 	for (i = 0; i < n; i++) {
-		const struct btree_row row = btree_row_at(leaf, from + i);
+		const struct btree_row row = btree_row_at(leaf, from + i, &room);
 
 		*ret = fn(arg, &row);
 		if (*ret)
@@ -155,12 +156,13 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, unsig
 static bool is_right_of(const struct exdb_worker *w, const struct node *leaf, struct position *at)
 {
 	const struct node *last = at->leaf;
+	struct exdb_key key;
 
 	if (!leaf->count || !last->count)
 		return ++at->empty < w->db->next_page;
 	at->empty = 0;
-	return node_compare(leaf, 0, node_key(last, last->count - 1),
-			    last->slots[last->count - 1].key_length) < 0;
+	node_copy_key(&key, last, last->count - 1);
+	return node_compare(leaf, 0, key.bytes, key.length) < 0;
 }
 
 /* Go to the right neighbour; 1 at the end of the tree. */

@@ -68,7 +68,7 @@ static int step_down(struct exdb_worker *w, struct btree_cursor *cursor, const s
 	int ret;
 
 	if (i)
-		fence_set(&at->from, node_key(node, i - 1), node->slots[i - 1].key_length);
+		fence_take(&at->from, node, i - 1);
 	ret = read_ahead(w, cursor, node, i);
 	if (!ret)
 		ret = btree_fix(w, child, 0, &at->leaf);
@@ -101,10 +101,11 @@ static int scan_leaf(struct btree_cursor *cursor, const struct node *leaf, btree
 		     void *arg)
 {
 	unsigned int i, end = end_of(leaf, cursor);
+	struct exdb_key room;
 	int ret;
 
 	for (i = end; i > 0; i--) {
-		const struct btree_row row = btree_row_at(leaf, i - 1);
+		const struct btree_row row = btree_row_at(leaf, i - 1, &room);
 
 		if (node_compare(leaf, i - 1, cursor->low.bytes, cursor->low.length) > 0) {
 			cursor->done = true;

@@ -5,10 +5,8 @@
 unsigned int btree_separator_length(const uint8_t *left, unsigned int left_length,
 				    const uint8_t *right, unsigned int right_length)
 {
-	unsigned int i = 0;
+	const unsigned int i = key_common(left, left_length, right, right_length);
 
-	while (i < left_length && i < right_length && left[i] == right[i])
-		i++;
 	return i < right_length ? i + 1 : right_length;
 }
 
@@ -25,32 +23,71 @@ static bool is_ascending(const struct node *node, unsigned int i, unsigned int m
 	       !node_compare(node, i - 1, previous->key, previous->key_length);
 }
 
+/* Whether the slots before @cut and an entry fit into one leaf, behind what is left of the prefix. */
+static bool fits_before(const struct node *node, unsigned int cut, const struct btree_entry *entry)
+{
+	const unsigned int prefix = node_shared(node, entry->key, entry->key_length);
+	unsigned int sum = node_entry_size(entry->key_length, entry->value_length);
+	unsigned int i;
+
+	for (i = 0; i < cut; i++)
+		sum += node_slot_size(node, i) + node->prefix_length - prefix;
+	return sum <= NODE_SPACE;
+}
+
 /*
- * A leaf in two.  Where keys arrive in order it is cut where @entry belongs; else in
- * the middle.  What lies behind @entry then goes to the right, and the left half is
- * filled up with what comes next; if nothing does, the left half is full, and @entry
- * begins the right one.
+ * Where to cut a leaf: where @entry belongs if keys arrive in order, or if it has so little in common with
+ * the first ones that half of them would not do without their prefix; else, and then not *own, in the middle.
+ */
+static unsigned int cut_leaf(const struct node *node, const struct btree_entry *entry,
+			     const struct btree_entry *previous, bool *own)
+{
+	const unsigned int middle = node_middle(node);
+	bool found;
+	unsigned int i = node_lower_bound(node, entry->key, entry->key_length, &found);
+
+	*own = !found && (is_ascending(node, i, middle, previous) ||
+			  (!i && !fits_before(node, middle, entry)));
+	return *own ? i : middle;
+}
+
+/* What is greater than all keys that go left: those before @cut, and, with @own, that of @entry. */
+static void separate(const struct node *node, unsigned int cut, const struct btree_entry *entry,
+		     bool own, struct fence *separator)
+{
+	struct btree_row last = { .key = entry->key, .key_length = entry->key_length };
+	struct btree_row first = last;
+	struct exdb_key left, right;
+
+	if (!own || cut == node->count)
+		last = btree_row_at(node, cut - 1, &left);
+	if (cut < node->count)
+		first = btree_row_at(node, cut, &right);
+	fence_set(separator, first.key,
+		  btree_separator_length(last.key, last.key_length, first.key, first.key_length));
+}
+
+/*
+ * A leaf in two.  What lies behind @entry where that is cut goes to the right, and the left half is
+ * filled up with what comes next; if nothing does, the left half is full, and @entry begins the right one.
  */
 static void split_leaf(struct latched *left, struct latched *right,
 		       const struct btree_entry *entry, const struct btree_entry *previous,
 		       struct fence *separator)
 {
 	struct node *node = left->node;
-	unsigned int cut = node_middle(node);
-	struct btree_row last, first;
-	bool found;
-	unsigned int i = node_lower_bound(node, entry->key, entry->key_length, &found);
-	const bool ascending = !found && is_ascending(node, i, cut, previous);
-	const struct btree_row own = { .key = entry->key, .key_length = entry->key_length };
+	bool own, to_left;
+	const unsigned int cut = cut_leaf(node, entry, previous, &own);
 
-	if (ascending)
-		cut = i;
-	last = ascending && cut < node->count ? own : btree_row_at(node, cut - 1);
-	first = cut < node->count ? btree_row_at(node, cut) : own;
-	fence_set(separator, first.key,
-		  btree_separator_length(last.key, last.key_length, first.key, first.key_length));
+	separate(node, cut, entry, own, separator);
+	to_left = fence_is_above(separator, entry->key, entry->key_length);
 	node_init(right->node, right->page, 0);
-	node_move_tail(node, cut, right->node);
+	if (cut < node->count) {
+		node_move_tail(node, cut, right->node, to_left ? NULL : entry->key,
+			       entry->key_length);
+		if (cut)
+			node_squeeze(node, to_left ? entry->key : NULL, entry->key_length, 0);
+	}
 	right->node->link = node->link;
 	node->link = right->page;
 }
@@ -65,12 +102,12 @@ static void split_inner(struct latched *left, struct latched *right,
 
 	if (node_compare(node, last, entry->key, entry->key_length) >= 0)
 		up = last;
-	fence_set(separator, node_key(node, up), node->slots[up].key_length);
+	fence_take(separator, node, up);
 	node_init(right->node, right->page, node->header.level);
-	node_move_tail(node, up + 1, right->node);
+	node_copy(node, up + 1, node->count, right->node);
 	right->node->link = node->link;
 	node->link = node_child(node, up);
-	node_remove(node, up);
+	node_truncate(node, up);
 }
 
 /* Split @child, which is child @i of @parent; *child becomes the half for @entry. */
@@ -119,11 +156,9 @@ int btree_grow_root(struct exdb_worker *w, struct latched *root)
 
 bool btree_is_full(const struct node *node, const struct btree_entry *entry)
 {
-	unsigned int need = NODE_INNER_RESERVE;
-
 	if (node_is_leaf(node))
-		need = node_entry_size(entry->key_length, entry->value_length);
-	return node_free_space(node) < need;
+		return !node_fits(node, entry->key, entry->key_length, entry->value_length, 0);
+	return node_free_space(node) < NODE_INNER_RESERVE;
 }
 
 /* Make room for @entry, which follows @previous or NULL, in its leaf: from the root down. */

@@ -40,11 +40,12 @@ static int latch_path(struct exdb_worker *w, uint64_t root, struct path *path)
 
 static int drop_extents(struct exdb_worker *w, const struct node *leaf)
 {
+	struct exdb_key room;
 	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; i < leaf->count && !ret; i++) {
-		const struct btree_row row = btree_row_at(leaf, i);
+		const struct btree_row row = btree_row_at(leaf, i, &room);
 
 		ret = extent_note_dropped(w->db, &row);
 	}

@@ -116,6 +116,12 @@ def test_readers_of_trees_that_go_have_no_data_races(tmp_path: Path) -> None:
     assert run(program, tmp_path / "t.exdb", "readers", 10) == "ok\n"
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_leaves_keep_their_entries_behind_prefixes(tmp_path: Path, seed: int) -> None:
+    program = build(tmp_path / "db_prefix", ROOT / "tests/c/db_prefix.c", *ADDRESS)
+    assert run(program, seed, 20_000) == "ok\n"
+
+
 @pytest.fixture(scope="module")
 def power_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("power") / "db_power"

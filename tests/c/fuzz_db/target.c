@@ -18,6 +18,7 @@
 #include "../check.h"
 #include "buffer.h"
 #include "exmap_user.h"
+#include "latch.h"
 #include "log.h"
 #include "meta.h"
 #include "node.h"
@@ -405,12 +406,12 @@ static void use_node(struct node *node)
 	const uint64_t child = 7;
 	struct node *right = malloc(PAGE_SIZE);
 	struct exdb_key copied;
+	struct fence separator;
 	unsigned int i, at;
 	bool found;
 
 	CHECK(right);
 	node_init(right, 3, node->header.level);
-	at = node_lower_bound(node, key, sizeof(key), &found);
 	node_upper_bound(node, key, 3);
 	for (i = 0; i < node->count; i++)
 		node_copy_key(&copied, node, i);
@@ -419,10 +420,18 @@ static void use_node(struct node *node)
 		CHECK(i && i < node->count);
 		node_remove(node, 1);
 	}
-	if (node_free_space(node) >= node_entry_size(sizeof(key), sizeof(child)) && !found)
-		node_insert(node, at < node->count ? at : node->count, key, sizeof(key), &child,
-			    sizeof(child));
-	node_move_tail(node, node->count / 2, right);
+	at = node_lower_bound(node, key, sizeof(key), &found);
+	if (!found && node_fits(node, key, sizeof(key), sizeof(child), 0))
+		node_insert(node, at, key, sizeof(key), &child, sizeof(child));
+	if (node_is_leaf(node) && node->count) {
+		node_move_tail(node, node->count / 2, right, found ? NULL : key, sizeof(key));
+		if (node->count)
+			node_squeeze(node, NULL, 0, 0);
+		if (btree_leaves_fit(node, right))
+			btree_join_leaves(node, right);
+		else
+			btree_balance_leaves(node, right, &separator);
+	}
 	free(right);
 }
 
