@@ -72,6 +72,13 @@ KINDS = {
     "pair": Kind(
         {"a": "float64", "b": "bytes"}, lambda n: (-(n % 7) / 2, bytes(n // 7)), "text?", lambda s: s or None
     ),
+    # long beginnings that many rows share, some of them nearly, and that are longer than what follows
+    "path": Kind(
+        {"p": "text", "n": "int32"},
+        lambda n: (f"europe/germany/customer-{n // 60:08d}/orders" * (1 + n // 300), n),
+        "text",
+        lambda s: s[:20],
+    ),
     "date": Kind(
         {"d": "date", "half": "bool"},
         lambda n: (DAY + dt.timedelta(n // 2 - 50), n % 2 == 1),
