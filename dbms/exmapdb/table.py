@@ -226,15 +226,14 @@ class Table:
         row = layout.read(key) if self._view is None else self._view.read(layout, key)
         if row is not NotImplemented:
             return cast(dict[str, Any] | None, row)
-        parts = self._whole_key(layout, key)
         if self._view is not None:
             with self._view.session() as (worker, txn):
-                return self._get(layout, parts, worker, txn)
+                return self._get(layout, key, worker, txn)
         # as _session does, but quicker
         workers = self._database.workers
         worker = workers.take()
         try:
-            return self._get(layout, parts, worker, ffi.NULL)
+            return self._get(layout, key, worker, ffi.NULL)
         except SchemaChangedError:
             pass
         finally:
@@ -246,11 +245,14 @@ class Table:
         """Do what `get` does, or return NotImplemented if that may take a wait, or a read from the disk."""
         return self._layout.read(key) if self._view is None else NotImplemented
 
-    def _get(
-        self, layout: Layout, parts: tuple[object, ...], worker: Worker, txn: Any
-    ) -> dict[str, Any] | None:
+    def _get(self, layout: Layout, key: Key, worker: Worker, txn: Any) -> dict[str, Any] | None:
+        row = layout.read(key, address_of(txn) if txn else 0, worker.address)
+        if isinstance(row, int):
+            self._raise(row, worker.error_page, 0)
+        if row is not NotImplemented:
+            return cast(dict[str, Any] | None, row)
         buffer = layout.buffer(worker.index)
-        layout.encode_key(buffer.key, parts)
+        layout.encode_key(buffer.key, self._whole_key(layout, key))
         find = functools.partial(lib.exdb_table_get, worker.handle, txn, layout.handle, layout.info.tree)
         code = find(buffer.key, buffer.vectors)
         while code == -errno.EMSGSIZE and buffer.grow():

@@ -5,8 +5,9 @@
  * A Reader looks only at pages that are resident and that nobody has latched, as a transaction sees them
  * if one is given, whose owner lets nobody else use it meanwhile.  It does so on a channel that the
  * holder of the GIL has for himself, so that it neither lends a worker nor lets go of the GIL.
+ * If it is given a worker it waits and reads from the disk, without the GIL and with memory of its own.
  * In all other cases, and for every value that it does not know, it returns NotImplemented, and
- * who called it goes the long way, whose conversions and errors are the ones that count.
+ * who called it goes the long way, whose conversions are the ones that count.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -43,8 +44,9 @@ struct column {
  * @key_types: enum exdb_type of each column of the key
  * @nr_columns: length of @columns and @vectors
  * @columns: in their order
- * @vectors: of one row each, into @memory
+ * @vectors: of one row each, into @memory, for whoever has the GIL
  * @memory: of the values
+ * @room: bytes of it
  */
 struct reader {
 	PyObject_HEAD
@@ -58,6 +60,7 @@ struct reader {
 	struct column *columns;
 	struct exdb_vector *vectors;
 	uint8_t *memory;
+	size_t room;
 };
 
 static int has_text(unsigned long type)
@@ -209,14 +212,14 @@ static int set_items(const struct reader *self, PyObject *row, PyObject **values
  * All values first, and then those that Python converts: that may let others in, who read with the
  * same vectors.
  */
-static int fill_row(const struct reader *self, PyObject *row)
+static int fill_row(const struct reader *self, const struct exdb_vector *vectors, PyObject *row)
 {
 	PyObject *values[EXDB_COLUMNS_MAX];
 	Py_ssize_t i, n;
 	int ret = 0;
 
 	for (n = 0; n < self->nr_columns && !ret; n++) {
-		values[n] = value_of(&self->vectors[n], self->columns[n].type);
+		values[n] = value_of(&vectors[n], self->columns[n].type);
 		if (!values[n])
 			ret = -1;
 	}
@@ -227,35 +230,11 @@ static int fill_row(const struct reader *self, PyObject *row)
 	return ret;
 }
 
-static PyObject *reader_call(PyObject *object, PyObject *const *args, size_t nargs, PyObject *names)
+/* What a call of the native core's has come to, with the row that it was to make. */
+static PyObject *answer(const struct reader *self, const struct exdb_vector *vectors, int ret,
+			PyObject *row)
 {
-	const struct reader *self = (const struct reader *)object;
-	struct exdb_worker *worker = self->channel->worker;
-	struct exdb_txn *txn = NULL;
-	struct exdb_key key;
-	PyObject *row;
-	int ret;
-
-	nargs = PyVectorcall_NARGS(nargs);
-	if (nargs < 1 || nargs > 2 || names) {
-		PyErr_SetString(PyExc_TypeError, "a reader takes a key, and a transaction");
-		return NULL;
-	}
-	if (nargs == 2) {
-		txn = PyLong_AsVoidPtr(args[1]);
-		if (PyErr_Occurred())
-			return NULL;
-	}
-	if (!worker || put_key(self, &key, args[0]))
-		Py_RETURN_NOTIMPLEMENTED;
-	/* making it may collect garbage, which runs any code: so before the vectors are used */
-	row = PyDict_New();
-	if (!row)
-		return NULL;
-	worker = self->channel->worker;
-	ret = worker ? self->channel->get(worker, txn, self->layout, self->tree, &key, self->vectors) :
-		       -EAGAIN;
-	if (!ret && !fill_row(self, row))
+	if (!ret && !fill_row(self, vectors, row))
 		return row;
 	Py_DECREF(row);
 	if (!ret)
@@ -263,6 +242,90 @@ static PyObject *reader_call(PyObject *object, PyObject *const *args, size_t nar
 	if (ret == -ENOENT)
 		Py_RETURN_NONE;
 	Py_RETURN_NOTIMPLEMENTED;
+}
+
+static PyObject *read_at_once(const struct reader *self, struct exdb_txn *txn,
+			      const struct exdb_key *key)
+{
+	struct exdb_worker *worker;
+	int ret = -EAGAIN;
+	PyObject *row;
+
+	/* making it may collect garbage, which runs any code: so before the vectors are used */
+	row = PyDict_New();
+	if (!row)
+		return NULL;
+	worker = self->channel->worker;
+	if (worker)
+		ret = self->channel->get(worker, txn, self->layout, self->tree, key, self->vectors);
+	return answer(self, self->vectors, ret, row);
+}
+
+/* The same vectors, into other memory, which lies behind them. */
+static struct exdb_vector *copy_vectors(const struct reader *self)
+{
+	const size_t size = self->nr_columns * sizeof(*self->vectors);
+	struct exdb_vector *vectors = PyMem_Malloc(size + self->room);
+	uint8_t *memory = (uint8_t *)vectors + size;
+	Py_ssize_t i;
+
+	if (!vectors)
+		return NULL;
+	memcpy(vectors, self->vectors, size);
+	memset(memory, 0, self->room);
+	for (i = 0; i < self->nr_columns; i++) {
+		struct exdb_vector *v = &vectors[i];
+
+		v->values = memory + ((uint8_t *)v->values - self->memory);
+		v->valid = memory + (v->valid - self->memory);
+		if (v->offsets)
+			v->offsets = (int32_t *)(memory + ((uint8_t *)v->offsets - self->memory));
+	}
+	return vectors;
+}
+
+static PyObject *read_waiting(const struct reader *self, struct exdb_worker *worker,
+			      struct exdb_txn *txn, const struct exdb_key *key)
+{
+	struct exdb_vector *vectors = copy_vectors(self);
+	PyObject *row = vectors ? PyDict_New() : PyErr_NoMemory();
+	int ret;
+
+	if (row) {
+		Py_BEGIN_ALLOW_THREADS
+		ret = self->channel->get(worker, txn, self->layout, self->tree, key, vectors);
+		Py_END_ALLOW_THREADS
+		/* what needs more room goes the long way; errors are told */
+		if (ret && ret != -ENOENT && ret != -EMSGSIZE)
+			Py_SETREF(row, PyLong_FromLong(ret));
+		else
+			row = answer(self, vectors, ret, row);
+	}
+	PyMem_Free(vectors);
+	return row;
+}
+
+static PyObject *reader_call(PyObject *object, PyObject *const *args, size_t nargs, PyObject *names)
+{
+	const struct reader *self = (const struct reader *)object;
+	struct exdb_worker *worker = NULL;
+	struct exdb_txn *txn = NULL;
+	struct exdb_key key;
+
+	nargs = PyVectorcall_NARGS(nargs);
+	if (nargs < 1 || nargs > 3 || names) {
+		PyErr_SetString(PyExc_TypeError, "a reader takes a key, a transaction, and a worker");
+		return NULL;
+	}
+	if (nargs > 1)
+		txn = PyLong_AsVoidPtr(args[1]);
+	if (nargs > 2)
+		worker = PyLong_AsVoidPtr(args[2]);
+	if (PyErr_Occurred())
+		return NULL;
+	if (put_key(self, &key, args[0]))
+		Py_RETURN_NOTIMPLEMENTED;
+	return worker ? read_waiting(self, worker, txn, &key) : read_at_once(self, txn, &key);
 }
 
 static size_t room_of(unsigned long type)
@@ -274,7 +337,6 @@ static size_t room_of(unsigned long type)
 static int set_columns(struct reader *self, PyObject *columns)
 {
 	const Py_ssize_t n = PyTuple_GET_SIZE(columns);
-	size_t room = 0;
 	uint8_t *at;
 	Py_ssize_t i;
 
@@ -292,9 +354,9 @@ static int set_columns(struct reader *self, PyObject *columns)
 		Py_INCREF(column->convert);
 		PyUnicode_InternInPlace(&column->name);
 		self->nr_columns++;
-		room += room_of(column->type);
+		self->room += room_of(column->type);
 	}
-	self->memory = at = PyMem_Calloc(1, room);
+	self->memory = at = PyMem_Calloc(1, self->room);
 	for (i = 0; at && i < n; i++) {
 		const unsigned long type = self->columns[i].type;
 		const size_t size = room_of(type) - 16;
@@ -359,7 +421,8 @@ static void reader_dealloc(struct reader *self)
 static PyTypeObject reader_type = {
 	PyVarObject_HEAD_INIT(NULL, 0)
 	.tp_name = "exmapdb._reader.Reader",
-	.tp_doc = "Reads single rows of one table: called with a key, it returns the row, None, or NotImplemented.",
+	.tp_doc = "Reads single rows of one table: called with a key and the addresses of a transaction and of a worker, "
+		  "both of which may be 0, it returns the row, None, NotImplemented, or the error of the native core.",
 	.tp_basicsize = sizeof(struct reader),
 	.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL,
 	.tp_new = PyType_GenericNew,
