@@ -213,6 +213,25 @@ int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *
 	return ret;
 }
 
+int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
+		    uint64_t *leaf)
+{
+	const struct btree_way way = {
+		.root = root, .key = key->bytes, .length = key->length, .level = 1
+	};
+	const struct node *node;
+	uint64_t page;
+	int ret = btree_descend(w, &way, &page, &node);
+
+	if (ret)
+		return ret;
+	*leaf = page;
+	if (!node_is_leaf(node))
+		*leaf = node_child(node, node_upper_bound(node, key->bytes, key->length));
+	buffer_unfix_shared(w, page);
+	return 0;
+}
+
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		 btree_row_fn fn, void *arg)
 {

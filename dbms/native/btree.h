@@ -199,6 +199,10 @@ void btree_unshare(struct exdb_worker *w, struct btree_touched *touched);
 int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *entries, size_t n,
 		bool absent, size_t *seen, struct btree_touched *touched);
 
+/* The leaf that has a key if any has; none is read, but that of a tree that has one page. */
+int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
+		    uint64_t *leaf);
+
 /* Call @fn for the row with this key; -ENOENT if there is none. */
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		 btree_row_fn fn, void *arg);

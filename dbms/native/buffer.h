@@ -73,6 +73,7 @@ static inline void count_up(uint64_t *counter, uint64_t n)
  * @error_index: the index that it was about
  * @view: it reads what a freeze has kept, and nothing else; NULL for all but its own
  * @resident_only: it neither waits for latches nor brings pages in
+ * @looks_ahead: its last lookups had pages to read
  * @counts: what it has done
  */
 struct exdb_worker {
@@ -82,6 +83,7 @@ struct exdb_worker {
 	uint32_t error_index;
 	struct exdb_freeze *view;
 	bool resident_only;
+	bool looks_ahead;
 	struct worker_counts counts;
 } __attribute__((aligned(64)));
 

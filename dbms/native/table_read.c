@@ -129,6 +129,45 @@ static int use_layout(struct exdb_worker *w, struct exdb_txn *txn, const struct 
 	return layout->schema && layout->schema != exdb_schema(w->db) ? -ESTALE : 0;
 }
 
+/*
+ * Keys of a batch whose leaves are read together: one call for all frames, where each lookup
+ * would make its own.
+ */
+#define WINDOW	32u
+
+/* Errors are left to the lookups. */
+static void read_leaves(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
+			const struct exdb_vector *keys, uint64_t first, unsigned int n)
+{
+	uint64_t pages[WINDOW];
+	unsigned int i, nr = 0;
+
+	for (i = 0; i < n; i++) {
+		struct exdb_key key;
+
+		if (!row_encode_key(layout, keys, first + i, &key) &&
+		    !btree_find_leaf(w, root, &key, &pages[nr]))
+			nr++;
+	}
+	buffer_prefetch(w, pages, nr);
+}
+
+/* Read what the next rows need, if those of the last window were not all there; how many these are. */
+static unsigned int look_ahead(struct exdb_worker *w, const struct exdb_layout *layout,
+			       uint32_t tree, const struct exdb_vector *keys, uint64_t first,
+			       uint64_t rows, uint64_t *read)
+{
+	const unsigned int most = w->db->prefetch < WINDOW ? w->db->prefetch : WINDOW;
+	const uint64_t root = tree_root(w, tree);
+
+	if (first)
+		w->looks_ahead = w->counts.read != *read;
+	*read = w->counts.read;
+	if (w->looks_ahead && root)
+		read_leaves(w, layout, root, keys, first, rows < most ? rows : most);
+	return most;
+}
+
 long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn,
 			 const struct exdb_layout *layout, uint32_t tree,
 			 const struct exdb_vector *keys, uint64_t rows,
@@ -137,11 +176,13 @@ long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn,
 	struct sink sink = { .take = sink_decode, .layout = layout, .columns = columns,
 			     .room = rows };
 	int ret = use_layout(w, txn, layout);
-	uint64_t i;
+	uint64_t i, ahead = 0, read = 0;
 
 	for (i = 0; i < rows && !ret; i++) {
 		struct exdb_key key;
 
+		if (i == ahead)
+			ahead += look_ahead(w, layout, tree, keys, i, rows - i, &read);
 		ret = row_encode_key(layout, keys, i, &key);
 		if (!ret)
 			ret = table_find(w, txn, tree, &key, &sink);

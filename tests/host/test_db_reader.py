@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import exmapdb
+import exmapdb.layout
 import numpy as np
 import pytest
 
@@ -111,6 +112,74 @@ def test_other_keys_go_the_long_way(db: exmapdb.Database) -> None:
     for key in [(1 << 40, "a"), (1 << 80, "a"), (1,), 1, (1, b"a")]:
         with pytest.raises(exmapdb.InvalidValueError):
             table.get(key)
+
+
+def long_table(db: exmapdb.Database) -> exmapdb.Table:
+    """Make a table that is larger than the cache."""
+    table = db.create_table("t", {"k": "int64", "d": "date", "v": "text"}, key="k")
+    days = np.arange(9000).astype("datetime64[D]")
+    table.insert_many({"k": range(9000), "d": days, "v": [f"{i:080}" for i in range(9000)]})
+    return table
+
+
+def long_row(key: int) -> dict[str, Any]:
+    return {"k": key, "d": dt.date(1970, 1, 1) + dt.timedelta(key), "v": f"{key:080}"}
+
+
+def test_reading_from_the_disk_takes_no_detour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def detour(*_: object) -> None:
+        raise AssertionError
+
+    with exmapdb.open(tmp_path / "t.exdb", memory="256KiB", backend="posix") as db:
+        table = long_table(db)
+        monkeypatch.setattr(exmapdb.layout.Layout, "buffer", detour)
+        before = db.stats().misses
+        for key in np.random.default_rng(2).permutation(9000)[:300].tolist():
+            assert table.get(key) == long_row(key)
+        assert table.get(9000) is None
+        with db.begin() as txn:
+            assert txn.table("t").get(5) == long_row(5)
+        assert db.stats().misses > before + 100
+
+
+def test_threads_that_read_from_the_disk_do_not_share_memory(tmp_path: Path) -> None:
+    with exmapdb.open(tmp_path / "t.exdb", memory="256KiB", backend="posix") as db:
+        table = long_table(db)
+        wrong: list[Any] = []
+
+        def read(seed: int) -> None:
+            keys = np.random.default_rng(seed).integers(0, 9000, 400).tolist()
+            wrong.extend(key for key in keys if table.get(key) != long_row(key))
+
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+
+def test_lookups_read_ahead_what_is_not_there(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    with exmapdb.open(tmp_path / "t.exdb", memory="512KiB", backend="posix") as db:
+        table = long_table(db)
+        table.lookup({"k": np.arange(64)})
+        before = db.stats()
+        for _ in range(10):
+            keys = rng.integers(0, 9100, 256)
+            rows, found = table.lookup({"k": keys})
+            assert found.tolist() == (keys < 9000).tolist()
+            assert rows["v"].to_pylist() == [f"{key:080}" for key in keys if key < 9000]
+        after = db.stats()
+        assert after.prefetched - before.prefetched > 10 * (after.misses - before.misses) > 0
+    with exmapdb.open(tmp_path / "t.exdb", memory="8MiB", backend="posix") as db:
+        assert db.table("t").count() == 9000
+        before = db.stats()
+        table = db.table("t")
+        table.lookup({"k": rng.integers(0, 9000, 256)})
+        # all of it is there
+        assert db.stats().hits - before.hits < 256 * 4
+        assert db.stats().prefetched == before.prefetched
 
 
 def test_a_page_that_is_not_resident_is_read_the_long_way(tmp_path: Path) -> None:
