@@ -47,7 +47,7 @@ def of_exmapdb(*options: str, counted: Sequence[str] = ()) -> Bench:
     bench = 'exec exmapdb bench --device nvme:$EXMAP_NVME --folder /tmp/disk --json "$@"'
     prepare = ("sh", "ci/guest-nvme.sh", "exmap0", "sh", "ci/guest-disk.sh", "exmap1", "/tmp/disk")
     command = [*prepare, "sh", "-c", bench, "exmapdb", *options]
-    guest = ("--nvme", "2G,2G", "--iommu", "--memory", "4G", "--timeout", "3600")
+    guest = ("--nvme", "2G:fast,2G:fast", "--iommu", "--memory", "4G", "--timeout", "3600")
     return Bench(command, guest, bool(counted), counted)
 
 
