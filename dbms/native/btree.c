@@ -71,27 +71,39 @@ static bool has_room(struct latched *leaf, const struct btree_entry *entry, unsi
 	return true;
 }
 
+static int note_dropped(struct exdb *db, const struct node *node, unsigned int i)
+{
+	struct exdb_key room;
+	const struct btree_row row = btree_row_at(node, i, &room);
+
+	return extent_note_dropped(db, &row);
+}
+
 /* 0, -EEXIST, -ENOMEM, or LEAF_FULL. */
 static int put(struct exdb *db, struct latched *leaf, const struct btree_entry *entry, bool replace)
 {
 	struct node *node = leaf->node;
-	bool found;
+	bool found, same_size;
 	unsigned int i = node_lower_bound(node, entry->key, entry->key_length, &found);
+	int ret = 0;
 
 	if (found && !replace)
 		return -EEXIST;
-	if (!has_room(leaf, entry, found ? node_slot_size(node, i) : 0))
+	same_size = found && node->slots[i].value_length == entry->value_length;
+	if (!same_size && !has_room(leaf, entry, found ? node_slot_size(node, i) : 0))
 		return LEAF_FULL;
-	if (found) {
-		struct exdb_key room;
-		const struct btree_row old = btree_row_at(node, i, &room);
-		int ret = extent_note_dropped(db, &old);
-
-		if (ret)
-			return ret;
-		node_remove(node, i);
+	if (found)
+		ret = note_dropped(db, node, i);
+	if (ret)
+		return ret;
+	if (same_size) {
+		memcpy((uint8_t *)node_value(node, i), entry->value, entry->value_length);
+	} else {
+		if (found)
+			node_remove(node, i);
+		node_insert(node, i, entry->key, entry->key_length, entry->value,
+			    entry->value_length);
 	}
-	node_insert(node, i, entry->key, entry->key_length, entry->value, entry->value_length);
 	node->slots[i].nr_large = entry->nr_large;
 	leaf->dirty = true;
 	return 0;
