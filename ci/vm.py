@@ -219,6 +219,8 @@ def _environment(guest: Guest, out: Path, module: Path | None) -> dict[str, str]
         "EXMAP_CACHED": " ".join(_cached_directories()),
         "EXMAP_KO": str(module) if module else "",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # a crash says where it was
+        "PYTHONFAULTHANDLER": "1",
         "HOME": "/tmp",
         "LC_ALL": "C.UTF-8",
     }
