@@ -181,7 +181,7 @@ def vng_command(guest: Guest, kernel: kernels.Kernel, out: Path, *, kvm: bool) -
     """Return the command line that boots a guest whose results go to out."""
     qemu = [*_CACHED_SHARE, *_console_options(out), *_disk_options(guest, out), *_memory_options(guest, out)]
     # or it panics when its CPUs wait for the host's while it counts timer interrupts, as kvm's guests know
-    append = ["no_timer_check", "maxcpus=1", *kernel.append, *guest.append]
+    append = ["no_timer_check", *kernel.append, *guest.append]
     smp = guest.smp
     if guest.iommu:
         qemu.append("-machine q35,kernel-irqchip=split -device intel-iommu,intremap=on,caching-mode=off")
