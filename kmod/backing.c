@@ -3,10 +3,11 @@
  * exmap - the backing of a region: READ and WRITE against a file, a block device,
  * or an NVMe controller that the kernel drives.
  *
- * Page n of the region is page n of the backing.  Consecutive pages make one
- * request, and if that fails one each, so that a bad block is the matter of its
- * page alone.  No interface is held while the I/O runs: pages that are being read
- * are BUSY in the residency map, pages that are being written have a reference.
+ * Page n of the region is block n of the backing, or the one that the call names.
+ * Consecutive blocks make one request, and if that fails one each, so that a bad
+ * block is the matter of its page alone.  No interface is held while the I/O runs:
+ * pages that are being read are BUSY in the residency map, pages that are being
+ * written have a reference.
  */
 #include <linux/file.h>
 #include <linux/highmem.h>
@@ -16,6 +17,8 @@
 
 #include "backing.h"
 #include "ptable.h"
+
+#define NR_BLOCKS	((u64)LLONG_MAX >> PAGE_SHIFT)	/* that an offset can name */
 
 /* Take a reference on a file that can back a region; *backing is NULL for fd -1. */
 int exmap_backing_open(int fd, struct file **backing)
@@ -73,7 +76,7 @@ static struct exmap_io *get_io(struct exmap_region *region, struct exmap_interfa
 	return itf->io;
 }
 
-/* Make runs of consecutive pages, @most at a time, out of the batch. */
+/* Make runs of consecutive blocks, @most at a time, out of the batch. */
 static void make_runs(struct exmap_io *io, unsigned int most)
 {
 	struct exmap_io_run *run = NULL;
@@ -81,7 +84,7 @@ static void make_runs(struct exmap_io *io, unsigned int most)
 
 	io->nr_runs = 0;
 	for (i = 0; i < io->nr; i++) {
-		if (run && run->nr < most && io->slots[i].page == io->slots[i - 1].page + 1) {
+		if (run && run->nr < most && io->slots[i].block == io->slots[i - 1].block + 1) {
 			run->nr++;
 			continue;
 		}
@@ -105,7 +108,7 @@ static void submit_and_wait(struct exmap_region *region, struct exmap_io *io,
 /* What became of page @i of a run: 0, or an error.  Zeroes the tail of a cut page. */
 static int read_result(struct exmap_region *region, const struct exmap_io_run *run, unsigned int i)
 {
-	loff_t pos = (loff_t)run->io->slots[run->first + i].page << PAGE_SHIFT;
+	loff_t pos = (loff_t)run->io->slots[run->first + i].block << PAGE_SHIFT;
 	long got = run->ret - ((long)i << PAGE_SHIFT);
 
 	if (run->ret < 0)
@@ -172,6 +175,7 @@ static void add_slot(struct exmap_io *io, u64 page, u32 frame)
 {
 	struct page *p = io->op.region->pool.pages[frame];
 
+	io->slots[io->nr].block = page + io->to_block;
 	io->slots[io->nr].page = page;
 	io->slots[io->nr].frame = frame;
 	io->bvecs[io->nr].bv_page = p;
@@ -324,14 +328,17 @@ static void write_batch(struct exmap_region *region, struct exmap_io *io)
 
 typedef void (*batch_fn)(struct exmap_region *region, struct exmap_io *io);
 
-/* Collect the pages of iov @i, running a batch whenever it is full. */
+/* Collect the pages of iov @i, from @block on, running a batch whenever it is full. */
 static int collect(struct exmap_region *region, struct exmap_io *io, unsigned int i,
-		   struct exmap_iov vec, exmap_step_fn step, batch_fn batch)
+		   struct exmap_iov vec, u64 block, exmap_step_fn step, batch_fn batch)
 {
 	unsigned int n;
 
 	if ((u64)vec.page + vec.len > region->nr_pages)
 		return -EFAULT;
+	if (block > NR_BLOCKS - vec.len)
+		return -EINVAL;
+	io->to_block = block - vec.page;
 	for (n = 0; n < vec.len; n++) {
 		int ret;
 
@@ -351,8 +358,8 @@ static int collect(struct exmap_region *region, struct exmap_io *io, unsigned in
 }
 
 static long run_vector_locked(struct exmap_region *region, struct exmap_interface *itf,
-			      struct exmap_iov *iov, unsigned int len, exmap_step_fn step,
-			      batch_fn batch)
+			      struct exmap_iov *iov, unsigned int len,
+			      const struct exmap_iov *blocks, exmap_step_fn step, batch_fn batch)
 {
 	struct exmap_io *io = get_io(region, itf);
 	unsigned int i;
@@ -365,7 +372,8 @@ static long run_vector_locked(struct exmap_region *region, struct exmap_interfac
 	memset(io->changed, 0, len * sizeof(*io->changed));
 	for (i = 0; i < len; i++) {
 		struct exmap_iov vec = { .value = READ_ONCE(iov[i].value) };
-		int res = collect(region, io, i, vec, step, batch);
+		u64 block = blocks ? READ_ONCE(blocks[i].value) : vec.page;
+		int res = collect(region, io, i, vec, block, step, batch);
 
 		if (res && !io->res[i])
 			io->res[i] = res;
@@ -383,31 +391,39 @@ static long run_vector_locked(struct exmap_region *region, struct exmap_interfac
 }
 
 static long run_vector(struct exmap_region *region, struct exmap_interface *itf,
-		       struct exmap_iov *iov, unsigned int len, exmap_step_fn step, batch_fn batch)
+		       struct exmap_iov *iov, unsigned int len, u64 flags, exmap_step_fn step,
+		       batch_fn batch)
 {
+	const struct exmap_iov *blocks = NULL;
 	long failed;
+
+	if (flags & EXMAP_AT_BLOCKS) {
+		if (len > EXMAP_AT_BLOCKS_MAX)
+			return -EINVAL;
+		blocks = iov + EXMAP_AT_BLOCKS_MAX;
+	}
 
 	if (mutex_lock_killable(&itf->io_lock))
 		return -EINTR;
-	failed = run_vector_locked(region, itf, iov, len, step, batch);
+	failed = run_vector_locked(region, itf, iov, len, blocks, step, batch);
 	mutex_unlock(&itf->io_lock);
 	return failed;
 }
 
 long exmap_backing_read(struct exmap_region *region, struct exmap_interface *itf,
-			struct exmap_iov *iov, unsigned int len)
+			struct exmap_iov *iov, unsigned int len, u64 flags)
 {
 	if (!region->backing)
 		return -ENODEV;
-	return run_vector(region, itf, iov, len, claim, read_batch);
+	return run_vector(region, itf, iov, len, flags, claim, read_batch);
 }
 
 long exmap_backing_write(struct exmap_region *region, struct exmap_interface *itf,
-			 struct exmap_iov *iov, unsigned int len)
+			 struct exmap_iov *iov, unsigned int len, u64 flags)
 {
 	if (!region->backing)
 		return -ENODEV;
 	if (!(region->backing->f_mode & FMODE_WRITE) || !region->backing->f_op->write_iter)
 		return -EBADF;
-	return run_vector(region, itf, iov, len, hold, write_batch);
+	return run_vector(region, itf, iov, len, flags, hold, write_batch);
 }

@@ -13,19 +13,21 @@
 
 /**
  * struct exmap_io_slot - a page of a batch
+ * @block: where it is in the backing, in pages
  * @page: of the region
  * @frame: its frame
  * @iov: which iov asked for it
  * @res: what became of it: 0 or an error
  */
 struct exmap_io_slot {
+	u64 block;
 	u32 page;
 	u32 frame;
 	u16 iov;
 	int res;
 };
 
-/* A request: consecutive pages. */
+/* A request: pages whose blocks are consecutive. */
 struct exmap_io_run {
 	struct kiocb kiocb;
 	struct exmap_io *io;
@@ -39,6 +41,7 @@ struct exmap_io_run {
  * @op: its steps over pages
  * @pending: runs in flight, and one for the submitter
  * @done: completed when @pending falls to 0
+ * @to_block: what has to be added to the page at hand for its block
  * @nr: pages in the batch
  * @nr_runs: requests made of them
  * @slots: the pages
@@ -53,6 +56,7 @@ struct exmap_io {
 	struct exmap_op op;
 	atomic_t pending;
 	struct completion done;
+	u64 to_block;
 	unsigned int nr;
 	unsigned int nr_runs;
 	struct exmap_io_slot slots[EXMAP_IO_PAGES];

@@ -27,7 +27,7 @@ static void submit_run(struct file *file, struct exmap_io_run *run, bool write)
 	ssize_t ret;
 
 	init_sync_kiocb(&run->kiocb, file);
-	run->kiocb.ki_pos = (loff_t)io->slots[run->first].page << PAGE_SHIFT;
+	run->kiocb.ki_pos = (loff_t)io->slots[run->first].block << PAGE_SHIFT;
 	run->kiocb.ki_complete = run_complete;
 	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, &io->bvecs[run->first], run->nr,
 		      (size_t)run->nr << PAGE_SHIFT);

@@ -772,9 +772,9 @@ static inline u32 exmap_pool_low_mark(const struct exmap_pool *pool)
 int exmap_backing_open(int fd, struct file **backing);
 u64 exmap_backing_pages(const struct exmap_region *region);
 long exmap_backing_read(struct exmap_region *region, struct exmap_interface *itf,
-			struct exmap_iov *iov, unsigned int len);
+			struct exmap_iov *iov, unsigned int len, u64 flags);
 long exmap_backing_write(struct exmap_region *region, struct exmap_interface *itf,
-			 struct exmap_iov *iov, unsigned int len);
+			 struct exmap_iov *iov, unsigned int len, u64 flags);
 void exmap_backing_free_io(struct exmap_io *io);
 
 /* nvme/ */

@@ -85,9 +85,9 @@ static long run_opcode(struct exmap_region *region, struct exmap_interface *itf,
 
 	switch (opcode) {
 	case EXMAP_OP_READ:
-		return exmap_backing_read(region, itf, iov, len);
+		return exmap_backing_read(region, itf, iov, len, flags);
 	case EXMAP_OP_WRITE:
-		return exmap_backing_write(region, itf, iov, len);
+		return exmap_backing_write(region, itf, iov, len, flags);
 	}
 	exmap_op_init(&op, region, itf);
 	if (opcode == EXMAP_OP_ALLOC)
@@ -101,10 +101,10 @@ static long run_opcode(struct exmap_region *region, struct exmap_interface *itf,
 }
 
 static const u64 opcode_flags[] = {
-	[EXMAP_OP_READ] = 0,
+	[EXMAP_OP_READ] = EXMAP_AT_BLOCKS,
 	[EXMAP_OP_ALLOC] = EXMAP_ALLOC_PROBE,
 	[EXMAP_OP_FREE] = EXMAP_FREE_LAZY,
-	[EXMAP_OP_WRITE] = 0,
+	[EXMAP_OP_WRITE] = EXMAP_AT_BLOCKS,
 	[EXMAP_OP_UNSHARE] = 0,
 };
 
@@ -133,7 +133,7 @@ static int check_call(struct exmap_region *region, unsigned int nr, unsigned int
  * @iov: in kernel memory, but user space may write it at any time
  * @len: its length, at most EXMAP_USER_INTERFACE_PAGES; NULL @iov means the
  *	interface's own page
- * @flags: enum exmap_flags
+ * @flags: enum exmap_flags; EXMAP_AT_BLOCKS if @iov is a whole page
  *
  * Returns the number of iovs that failed, or an error.
  */

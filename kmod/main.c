@@ -221,7 +221,8 @@ static long ioctl_info(struct exmap_region *region, void __user *arg)
 	info.features = EXMAP_FEATURE_RESIDENCY | EXMAP_FEATURE_SCAN | EXMAP_FEATURE_LAZY |
 			EXMAP_FEATURE_RESIZE | EXMAP_FEATURE_FILE_BACKING |
 			EXMAP_FEATURE_FAULT_ZERO | EXMAP_FEATURE_SNAPSHOT |
-			EXMAP_FEATURE_NVME | EXMAP_FEATURE_NVME_BACKING;
+			EXMAP_FEATURE_NVME | EXMAP_FEATURE_NVME_BACKING |
+			EXMAP_FEATURE_AT_BLOCKS;
 	info.chunk_pages = EXMAP_CHUNK_PAGES;
 	info.region_pages = READ_ONCE(region->nr_pages);
 	info.flush_threshold = READ_ONCE(region->flush_threshold);

@@ -100,7 +100,7 @@ static void push_run(struct exmap_nvme_channel *ch, struct exmap_nvme_controller
 {
 	struct exmap_io *io = run->io;
 	const struct exmap_nvme_pool *pool = exmap_nvme_pool_find(ctrl, io->op.region);
-	u64 pos = (u64)io->slots[run->first].page << PAGE_SHIFT;
+	u64 pos = io->slots[run->first].block << PAGE_SHIFT;
 	u64 addresses[EXMAP_NVME_COMMAND_PAGES];
 	unsigned int i;
 	size_t len;

@@ -59,6 +59,10 @@
  *		The tail of a page that the end of a file cuts is zero.
  *	WRITE	writes mapped pages to the backing, at page * 4096.  The caller
  *		sees to it that they do not change meanwhile.
+ *		With EXMAP_AT_BLOCKS pages of READ and WRITE are elsewhere in the
+ *		backing: those of iov[i] from iov[256 + i].value * 4096 on.  The
+ *		vector then has at most EXMAP_AT_BLOCKS_MAX iovs; what stands in
+ *		the second half of the interface's page is read once and left.
  *	UNSHARE	copies mapped pages that a snapshot shares, so that writing them
  *		does not fault (see SNAPSHOTS).  Counts the pages copied.
  *
@@ -72,7 +76,8 @@
  * frame left, even after a flush; for READ: ENXIO if the page lies wholly
  * beyond the end of the backing, EAGAIN if another call is reading that page
  * just now, EIO and others from the device; for WRITE: ENOENT for an absent
- * page and what the device or file system says.  ALLOC of a page that is being
+ * page and what the device or file system says; with EXMAP_AT_BLOCKS: EINVAL for
+ * a block that no offset can name, beyond 2^51.  ALLOC of a page that is being
  * read gives EAGAIN too.  An iov with len 0 does nothing and succeeds.
  *
  * pread(fd, addr, n, interface | opcode << 8) and preadv do ALLOC or READ for
@@ -273,7 +278,8 @@ struct exmap_ioctl_setup {
  * @interface: which interface
  * @iov_len: how many of its iovs, 0 to 512
  * @opcode: enum exmap_opcode
- * @flags: EXMAP_ALLOC_PROBE with ALLOC, EXMAP_FREE_LAZY with FREE, else 0
+ * @flags: EXMAP_ALLOC_PROBE with ALLOC, EXMAP_FREE_LAZY with FREE, EXMAP_AT_BLOCKS
+ *	with READ and WRITE, else 0
  */
 struct exmap_action_params {
 	__u16 interface;
@@ -314,6 +320,7 @@ enum exmap_flags {
 	EXMAP_FREE_LAZY		= 8,	/* ACTION: see FLUSHING */
 	EXMAP_SNAPSHOTS		= 16,	/* SETUP: see SNAPSHOTS */
 	EXMAP_READERS_COPY	= 32,	/* SNAPSHOT: see SNAPSHOTS */
+	EXMAP_AT_BLOCKS		= 64,	/* ACTION: see WRITE */
 };
 
 #define EXMAP_IOCTL_SETUP	_IOC(_IOC_WRITE, 'k', 1, sizeof(struct exmap_ioctl_setup))
@@ -337,6 +344,7 @@ enum exmap_flags {
 /* Ours: ioctls 16 and up.  Unknown flags and reserved fields that are not 0 give EINVAL. */
 
 #define EXMAP_CHUNK_PAGES	512u		/* pages under one page table */
+#define EXMAP_AT_BLOCKS_MAX	256u		/* iovs of a call with EXMAP_AT_BLOCKS */
 #define EXMAP_REGION_MAX_PAGES	0x100000000ULL	/* 16 TiB */
 #define EXMAP_POOL_MAX_PAGES	0x10000000ULL	/* 1 TiB */
 
@@ -360,6 +368,7 @@ enum exmap_flags {
 #define EXMAP_FEATURE_SNAPSHOT		0x40ULL
 #define EXMAP_FEATURE_NVME		0x80ULL
 #define EXMAP_FEATURE_NVME_BACKING	0x100ULL
+#define EXMAP_FEATURE_AT_BLOCKS		0x200ULL
 
 /**
  * struct exmap_info - what this module and this region are

@@ -133,6 +133,87 @@ CASE(read_and_write_move_scattered_pages_and_report_each)
 	CHECK(one(&r, 0, EXMAP_OP_WRITE, 198, 4, 0, &i) == -ENOENT && i == 2);
 }
 
+/* iov @i of an interface: pages that are, or shall be, those from @block on in the backing. */
+static void set_iov(struct region *r, unsigned int i, __u64 page, unsigned int len, __u64 block)
+{
+	struct exmap_iov *iov = r->itf[0]->iov;
+
+	iov[i].value = page;
+	iov[i].len = len;
+	iov[EXMAP_AT_BLOCKS_MAX + i].value = block;
+}
+
+CASE(pages_are_read_from_blocks_that_the_call_names)
+{
+	struct region r = open_region(4096, 1024, 1, 0, backing_file(250));
+	struct exmap_iov *iov = r.itf[0]->iov;
+	int i;
+
+	for (i = 0; i < 125; i++)
+		set_iov(&r, i, 3 * i + i % 2, 2, 248 - 2 * i);
+	CHECK(!act(&r, 0, EXMAP_OP_READ, 125, EXMAP_AT_BLOCKS));
+	for (i = 0; i < 125; i++) {
+		CHECK(!iov[i].res && iov[i].pages == 2);
+		CHECK(iov[EXMAP_AT_BLOCKS_MAX + i].value == 248u - 2 * i);
+		CHECK((__u8)r.mem[(3 * i + i % 2) * PAGE] == 248 - 2 * i);
+		CHECK((__u8)r.mem[(3 * i + i % 2 + 2) * PAGE - 1] == 249 - 2 * i);
+	}
+	CHECK(counters(&r).reads == 250 && counters(&r).mapped == 250);
+}
+
+CASE(pages_are_written_to_blocks_that_the_call_names)
+{
+	int fd = backing_file(100), i;
+	struct region r = open_region(4096, 1024, 1, 0, fd);
+	char page[PAGE];
+
+	CHECK(!one(&r, 0, EXMAP_OP_ALLOC, 1000, 256, 0, NULL));
+	for (i = 0; i < 256; i++) {
+		memset(r.mem + (1000 + i) * PAGE, i ^ 0x55, PAGE);
+		set_iov(&r, i, 1000 + i, 1, 2 * i + 1);
+	}
+	CHECK(!act(&r, 0, EXMAP_OP_WRITE, 256, EXMAP_AT_BLOCKS));
+	for (i = 0; i < 256; i++) {
+		CHECK(pread(fd, page, PAGE, (2 * i + 1) * (long)PAGE) == (long)PAGE);
+		CHECK((__u8)page[0] == (i ^ 0x55) && (__u8)page[PAGE - 1] == (i ^ 0x55));
+		CHECK(pread(fd, page, PAGE, 2 * i * (long)PAGE) == (long)PAGE);
+		CHECK(page[7] == (i < 50 ? 2 * i : 0));
+	}
+	CHECK(counters(&r).writes == 256);
+}
+
+CASE(blocks_that_do_not_exist_fail_alone)
+{
+	struct region r = open_region(4096, 64, 1, 0, backing_file(10));
+	struct exmap_iov *iov = r.itf[0]->iov;
+
+	set_iov(&r, 0, 100, 2, 9);
+	set_iov(&r, 1, 200, 1, (1ull << 51) - 1);
+	set_iov(&r, 2, 300, 1, (1ull << 51) - 2);
+	set_iov(&r, 3, 400, 1, ~0ull);
+	set_iov(&r, 4, 5000, 1, 3);
+	set_iov(&r, 5, 500, 1, 3);
+	CHECK(act(&r, 0, EXMAP_OP_READ, 6, EXMAP_AT_BLOCKS) == 5);
+	CHECK(iov[0].res == -ENXIO && iov[0].pages == 1);
+	CHECK(iov[1].res == -EINVAL && iov[2].res == -ENXIO && iov[3].res == -EINVAL);
+	CHECK(iov[4].res == -EFAULT && !iov[5].res);
+	CHECK(mapped(&r, 100) && mapped(&r, 500) && r.mem[500 * PAGE] == 3);
+	CHECK(counters(&r).mapped == 2 && !counters(&r).busy);
+}
+
+CASE(blocks_are_for_reads_and_writes_of_half_a_vector)
+{
+	struct region r = open_region(1024, 64, 1, 0, backing_file(10));
+
+	FAILS(act(&r, 0, EXMAP_OP_READ, EXMAP_AT_BLOCKS_MAX + 1, EXMAP_AT_BLOCKS), EINVAL);
+	FAILS(act(&r, 0, EXMAP_OP_WRITE, EXMAP_AT_BLOCKS_MAX + 1, EXMAP_AT_BLOCKS), EINVAL);
+	FAILS(act(&r, 0, EXMAP_OP_ALLOC, 1, EXMAP_AT_BLOCKS), EINVAL);
+	FAILS(act(&r, 0, EXMAP_OP_FREE, 1, EXMAP_AT_BLOCKS), EINVAL);
+	FAILS(act(&r, 0, EXMAP_OP_UNSHARE, 1, EXMAP_AT_BLOCKS), EINVAL);
+	CHECK(!act(&r, 0, EXMAP_OP_READ, 0, EXMAP_AT_BLOCKS));
+	CHECK(!counters(&r).mapped);
+}
+
 struct racer {
 	struct region *r;
 	unsigned int interface;

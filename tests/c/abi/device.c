@@ -217,6 +217,25 @@ static void read_bad_pages(int open_flags)
 	CHECK(counters(&r).free == 128);
 }
 
+/* Neighbours in the backing, from pages that are not: one request until one is bad. */
+CASE(device_errors_stay_with_their_blocks)
+{
+	struct region r = open_region(1024, 128, 1, 0, null_disk("10000", O_DIRECT));
+	struct exmap_iov *iov = r.itf[0]->iov;
+	unsigned int i;
+
+	spoil(FIRST + 3);
+	fill(iov, 20, 0, 5);
+	for (i = 0; i < 20; i++)
+		iov[EXMAP_AT_BLOCKS_MAX + i].value = FIRST + i;
+	CHECK(act(&r, 0, EXMAP_OP_READ, 20, EXMAP_AT_BLOCKS) == 1);
+	for (i = 0; i < 20; i++) {
+		CHECK(iov[i].res == (i == 3 ? -EIO : 0) && mapped(&r, 5 * i) == (i != 3));
+		CHECK(i == 3 || (__u8)r.mem[5 * i * PAGE + 4095] == (__u8)(FIRST + i));
+	}
+	CHECK(!counters(&r).busy && counters(&r).reads == 19);
+}
+
 CASE(device_errors_of_read_stay_with_their_pages_direct)
 {
 	read_bad_pages(O_DIRECT);

@@ -154,6 +154,34 @@ CASE(nvme_backing_reads_what_was_written)
 	free(page);
 }
 
+CASE(nvme_backing_moves_pages_from_and_to_any_block)
+{
+	enum { PAGES = EXMAP_AT_BLOCKS_MAX, FAR = 7 };
+	int fd = open_backing();
+	struct region r = region_on(fd, 2048, 1024);
+	struct exmap_iov *iov = r.itf[0]->iov;
+	unsigned int i;
+
+	CHECK(!one(&r, 0, EXMAP_OP_ALLOC, 0, PAGES, 0, NULL));
+	for (i = 0; i < PAGES; i++) {
+		fill(&r, i, 1, i + 1);
+		iov[i].value = i;
+		iov[i].len = 1;
+		iov[PAGES + i].value = FAR * (__u64)(i * 37 % PAGES);
+	}
+	CHECK(!act(&r, 0, EXMAP_OP_WRITE, PAGES, EXMAP_AT_BLOCKS));
+	/* the same blocks, in another order, and to other pages */
+	for (i = 0; i < PAGES; i++) {
+		iov[i].value = PAGES + 3 * i;
+		iov[i].len = 1;
+		iov[PAGES + i].value = FAR * (__u64)((PAGES - 1 - i) * 37 % PAGES);
+	}
+	CHECK(!act(&r, 0, EXMAP_OP_READ, PAGES, EXMAP_AT_BLOCKS));
+	for (i = 0; i < PAGES; i++)
+		CHECK(filled(&r, PAGES + 3 * i, 1, PAGES - i));
+	CHECK(counters(&r).reads == PAGES && counters(&r).writes == PAGES);
+}
+
 CASE(nvme_backing_ends_where_the_namespace_does)
 {
 	int fd = open_backing();

@@ -224,6 +224,8 @@ static void fill_vector(struct thread *t, void *arg)
 	for (i = 0; i < params->iov_len && i < EXMAP_USER_INTERFACE_PAGES; i++) {
 		itf->iov[i].page = number(t, t->region->pages);
 		itf->iov[i].len = rarely(t) ? number(t, 4096) : 1 + below(t, 8);
+		if ((params->flags & EXMAP_AT_BLOCKS) && i < EXMAP_AT_BLOCKS_MAX)
+			itf->iov[EXMAP_AT_BLOCKS_MAX + i].value = number(t, 2 * t->region->pages);
 	}
 }
 
@@ -233,7 +235,7 @@ static void op_action(struct thread *t)
 		.interface = (uint16_t)number(t, INTERFACES),
 		.iov_len = (uint16_t)number(t, 64),
 		.opcode = (uint16_t)number(t, EXMAP_OP_UNSHARE + 1),
-		.flags = flags(t, EXMAP_FREE_LAZY | EXMAP_ALLOC_PROBE),
+		.flags = flags(t, EXMAP_FREE_LAZY | EXMAP_ALLOC_PROBE | EXMAP_AT_BLOCKS),
 	};
 
 	/* a child of fork has no interfaces */
