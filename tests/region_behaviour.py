@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backends import BACKENDS
+from libexmap._ffi import lib
 
 import libexmap
 from libexmap import Region
@@ -169,6 +170,64 @@ def test_read_fills_pages_and_write_brings_them_back(opened: Opener, backing: Pa
     assert backing.read_bytes()[5 * PAGE : 6 * PAGE] == bytes([200]) * PAGE
     assert region.counters.reads == 5
     assert region.counters.writes == 1
+
+
+def test_pages_are_read_from_and_written_to_other_blocks(opened: Opener, backing: Path) -> None:
+    region = opened(backing=backing)
+    pages = [7, 3, 500, 501, 502, 40, 600]
+    blocks = [90, 4, 10, 11, 12, 13, 4]
+    assert region[0].read(pages, blocks) == 7
+    assert [int(region.page(page)[4095]) for page in pages] == blocks
+    for page in pages:
+        region.page(page)[:] = page % 256
+    assert region[0].write(pages[:6], [300, 20, 21, 22, 24, 120]) == 6
+    content = backing.read_bytes()
+    written = {300: 7, 20: 3, 21: 500, 22: 501, 24: 502, 120: 40}
+    for block, page in written.items():
+        assert content[block * PAGE : (block + 1) * PAGE] == bytes([page % 256]) * PAGE
+    assert content[23 * PAGE : 24 * PAGE] == bytes([23]) * PAGE
+    assert region.counters.reads == 7
+    assert region.counters.writes == 6
+
+
+def test_thousand_pages_change_places_in_the_backing(opened: Opener, backing: Path) -> None:
+    region = opened(backing=backing, pool=1024)
+    blocks = np.random.default_rng(5).permutation(1000).astype(np.uint64)
+    assert region[0].alloc(range(1000)) == 1000
+    region.view(0, 1000)[:] = (np.arange(1000) % 251).astype(np.uint8)[:, np.newaxis]
+    assert region[0].write(range(1000), blocks) == 1000
+    region[0].free(range(1000))
+    assert region[0].read(range(1000)) == 1000
+    assert (region.view(0, 1000)[blocks] == (np.arange(1000) % 251)[:, np.newaxis]).all()
+
+
+def test_block_beyond_the_end_concerns_its_page_alone(opened: Opener, backing: Path) -> None:
+    region = opened(backing=backing)
+    with pytest.raises(libexmap.BeyondBacking) as caught:
+        region[0].read([1, 2, 3, 4], [50, 101, 100, 1 << 50])
+    assert caught.value.done == 2
+    assert mapped(region) == [1, 3]
+    assert bytes(region.page(3)) == b"tail" + bytes(PAGE - 4)
+
+
+@pytest.mark.parametrize("block", [(1 << 51) - 1, 1 << 62])
+def test_block_that_no_offset_names_is_refused(opened: Opener, backing: Path, block: int) -> None:
+    region = opened(backing=backing)
+    with pytest.raises(libexmap.InvalidArgument):
+        region[0].read([1], [block])
+    region[0].alloc([2])
+    with pytest.raises(libexmap.InvalidArgument):
+        region[0].write([2], [block])
+    assert mapped(region) == [2]
+
+
+def test_blocks_go_with_pages(opened: Opener, backing: Path) -> None:
+    region = opened(backing=backing)
+    with pytest.raises(libexmap.InvalidArgument, match="2 pages and 3 blocks"):
+        region[0].read([1, 2], [1, 2, 3])
+    assert region[0].read([], []) == 0
+    with pytest.raises(libexmap.InvalidArgument):
+        region[0].action(lib.EXMAP_OP_READ, 257, lib.EXMAP_AT_BLOCKS)
 
 
 def test_tail_of_a_cut_page_is_zero_and_pages_beyond_the_end_fail(opened: Opener, backing: Path) -> None:

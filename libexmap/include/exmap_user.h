@@ -111,6 +111,14 @@ int exmap_action(struct exmap *ex, unsigned int interface, unsigned int opcode, 
 long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
 		  const uint64_t *pages, size_t n, uint64_t flags, size_t *done);
 
+/*
+ * READ or WRITE single pages that are elsewhere in the backing: page i at byte
+ * blocks[i] * 4096.  Up to 256 of them are in flight together on the kernel backend,
+ * wherever they are; neighbours in the backing are one request.  Else as exmap_vector.
+ */
+long exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+		     const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
+
 int exmap_barrier(struct exmap *ex);
 int exmap_resize(struct exmap *ex, uint64_t pool_pages);
 int exmap_tune(struct exmap *ex, struct exmap_tune *tune);

@@ -74,22 +74,40 @@ class Interface:
         """
         return self._run(lib.EXMAP_OP_FREE, pages, lib.EXMAP_FREE_LAZY if lazy else 0, "free")
 
-    def read(self, pages: Pages) -> int:
-        """Map absent pages, filled from the backing.
+    def _transfer(self, opcode: int, pages: Pages, blocks: Pages | None, what: str) -> int:
+        if blocks is None:
+            return self._run(opcode, pages, 0, what)
+        vector, places = _vector(pages), _vector(blocks)
+        if vector.size != places.size:
+            raise InvalidArgument(errno.EINVAL, f"{vector.size} pages and {places.size} blocks")
+        done = ffi.new("size_t *")
+        with self._handle.use() as ex:
+            data, at = (ffi.cast("const uint64_t *", array.ctypes.data) for array in (vector, places))
+            ret = lib.exmap_vector_at(ex, self.number, opcode, data, at, vector.size, done)
+        if ret < 0:
+            raise error_of(-ret, what, done[0])
+        return int(ret)
 
+    def read(self, pages: Pages, blocks: Pages | None = None) -> int:
+        """Map absent pages, filled from the backing: each from its own place there, or from a block.
+
+        :param blocks: as many numbers of 4 KiB blocks as there are pages.
+        :raises InvalidArgument: there are not as many, or no backing could have such a block.
         :raises BeyondBacking: a page lies wholly beyond its end.
         :raises NoBacking: the region has none.
         :raises PoolExhausted: no frame is left.
         """
-        return self._run(lib.EXMAP_OP_READ, pages, 0, "read")
+        return self._transfer(lib.EXMAP_OP_READ, pages, blocks, "read")
 
-    def write(self, pages: Pages) -> int:
-        """Write mapped pages to the backing.
+    def write(self, pages: Pages, blocks: Pages | None = None) -> int:
+        """Write mapped pages to the backing, to their own places there, or to blocks.
 
+        :param blocks: as many numbers of 4 KiB blocks as there are pages.
+        :raises InvalidArgument: there are not as many, or no backing could have such a block.
         :raises PageAbsent: a page is not mapped.
         :raises NoBacking: the region has none.
         """
-        return self._run(lib.EXMAP_OP_WRITE, pages, 0, "write")
+        return self._transfer(lib.EXMAP_OP_WRITE, pages, blocks, "write")
 
     def unshare(self, pages: Pages) -> int:
         """Copy mapped pages that a snapshot shares, so that writing them does not fault.

@@ -82,20 +82,33 @@ int exmap_counters(struct exmap *ex, struct exmap_counters *counters)
 	return ops_of(ex)->counters(ex, counters);
 }
 
-/* Fill the interface's vector from @pages; returns how many iovs, *used how many pages. */
-static unsigned int fill_vector(struct exmap_iov *iov, const uint64_t *pages, size_t n, size_t *used)
+/* How many of the pages follow one another, as their blocks do if there are any. */
+static size_t run_length(const uint64_t *pages, const uint64_t *blocks, size_t n)
 {
+	size_t run = 1;
+
+	while (run < n && run < MAX_RUN && pages[run] == pages[0] + run &&
+	       (!blocks || blocks[run] == blocks[0] + run))
+		run++;
+	return run;
+}
+
+/* Fill the interface's vector; returns how many iovs, *used how many pages. */
+static unsigned int fill_vector(struct exmap_iov *iov, const uint64_t *pages,
+				const uint64_t *blocks, size_t n, size_t *used)
+{
+	const unsigned int most = blocks ? EXMAP_AT_BLOCKS_MAX : EXMAP_USER_INTERFACE_PAGES;
 	unsigned int len = 0;
 	size_t i = 0;
 
-	while (i < n && len < EXMAP_USER_INTERFACE_PAGES) {
-		size_t run = 1;
+	while (i < n && len < most) {
+		size_t run = run_length(pages + i, blocks ? blocks + i : NULL, n - i);
 
-		while (i + run < n && run < MAX_RUN && pages[i + run] == pages[i] + run)
-			run++;
 		/* a number that does not fit is outside of every region */
 		iov[len].value = pages[i] >> 52 ? (1ull << 52) - 1 : pages[i];
 		iov[len].len = run;
+		if (blocks)
+			iov[most + len].value = blocks[i];
 		len++;
 		i += run;
 	}
@@ -117,27 +130,41 @@ static int sum_results(const struct exmap_iov *iov, unsigned int len, size_t *ch
 	return error;
 }
 
-long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
-		  const uint64_t *pages, size_t n, uint64_t flags, size_t *done)
+static long run_pages(struct exmap *ex, unsigned int interface, unsigned int opcode,
+		      const uint64_t *pages, const uint64_t *blocks, size_t n, uint64_t flags,
+		      size_t *done)
 {
 	size_t changed = 0, used;
 	long ret = 0;
 
-	if (interface >= ex->interfaces)
+	if (interface >= ex->interfaces || !(flags & EXMAP_AT_BLOCKS) != !blocks)
 		ret = -EINVAL;
 	while (n && !ret) {
 		struct exmap_iov *iov = ex->itf[interface]->iov;
-		unsigned int len = fill_vector(iov, pages, n, &used);
+		unsigned int len = fill_vector(iov, pages, blocks, n, &used);
 
 		ret = exmap_action(ex, interface, opcode, len, flags);
 		if (ret >= 0)
 			ret = sum_results(iov, len, &changed);
 		pages += used;
+		blocks += blocks ? used : 0;
 		n -= used;
 	}
 	if (done)
 		*done = changed;
 	return ret ? ret : (long)changed;
+}
+
+long exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
+		  const uint64_t *pages, size_t n, uint64_t flags, size_t *done)
+{
+	return run_pages(ex, interface, opcode, pages, NULL, n, flags, done);
+}
+
+long exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+		     const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done)
+{
+	return run_pages(ex, interface, opcode, pages, blocks, n, EXMAP_AT_BLOCKS, done);
 }
 
 int exmap_snapshot_open(struct exmap *ex, uint64_t start, uint64_t count, uint64_t reserve,

@@ -18,10 +18,8 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,25 +36,20 @@ static size_t words_bytes(const struct exmap *ex)
 	       ~(size_t)(EXMAP_PAGE_SIZE - 1);
 }
 
-static void set_word(struct posix *p, uint64_t page, uint32_t word)
+/* The page's memory reads as zeros afterwards. */
+void exmap_posix_drop(struct posix *p, uint32_t frame)
 {
-	__atomic_store_n(&p->words[page], word, __ATOMIC_RELEASE);
-}
+	const uint64_t page = p->frames[frame].page;
 
-/* Give the memory of a page back; it reads as zeros afterwards. */
-static void drop_page(struct posix *p, uint64_t page)
-{
 	madvise(p->base.pub.base + page * EXMAP_PAGE_SIZE, EXMAP_PAGE_SIZE, MADV_DONTNEED);
+	exmap_posix_set_word(p, page, 0);
+	p->free[p->nr_free++] = frame;
 }
 
 static void retire(struct posix *p, uint32_t frame)
 {
-	struct frame *f = &p->frames[frame];
-
-	drop_page(p, f->page);
-	set_word(p, f->page, 0);
-	f->lazy = false;
-	p->free[p->nr_free++] = frame;
+	exmap_posix_drop(p, frame);
+	p->frames[frame].lazy = false;
 	p->c.quarantine--;
 }
 
@@ -111,7 +104,7 @@ static int make_room(struct interface_state *itf)
 	return 0;
 }
 
-static int take_frame(struct posix *p, uint32_t *frame)
+int exmap_posix_take_frame(struct posix *p, uint32_t *frame)
 {
 	if (!p->nr_free && p->c.quarantine)
 		exmap_posix_flush(p);
@@ -137,12 +130,12 @@ static int alloc_one(struct posix *p, uint64_t page)
 		p->c.quarantine--;
 		p->c.rescues++;
 	} else {
-		ret = take_frame(p, &frame);
+		ret = exmap_posix_take_frame(p, &frame);
 		if (ret)
 			return ret;
 		p->frames[frame].page = (uint32_t)page;
 	}
-	set_word(p, page, frame + 1);
+	exmap_posix_set_word(p, page, frame + 1);
 	p->c.mapped++;
 	p->c.allocs++;
 	return 1;
@@ -160,7 +153,7 @@ static int free_one(struct posix *p, struct interface_state *itf, uint64_t page)
 		return ret;
 	p->frames[frame].lazy = true;
 	itf->quarantine[itf->nr_quarantine++] = frame;
-	set_word(p, page, word | EXMAP_RES_LAZY);
+	exmap_posix_set_word(p, page, word | EXMAP_RES_LAZY);
 	p->c.mapped--;
 	p->c.quarantine++;
 	p->c.frees++;
@@ -202,169 +195,9 @@ static int free_iov(struct posix *p, struct interface_state *itf, struct exmap_i
 	return 0;
 }
 
-/* READ: claim up to @len pages from @page on; returns how many follow each other. */
-static unsigned int claim_run(struct posix *p, uint64_t page, unsigned int len, int *error)
+static bool is_transfer(unsigned int opcode)
 {
-	unsigned int n;
-
-	for (n = 0; n < len; n++) {
-		uint32_t word = p->words[page + n], frame = EXMAP_RES_FRAME(word);
-
-		if (EXMAP_RES_MAPPED(word))
-			break;
-		if (word & EXMAP_RES_BUSY)
-			*error = -EAGAIN;
-		else if (!(word & EXMAP_RES_LAZY))
-			*error = take_frame(p, &frame);
-		else if (p->frames[frame].holds)
-			*error = -EAGAIN;
-		else
-			p->c.quarantine--;
-		if (*error)
-			break;
-		p->frames[frame].lazy = false;
-		p->frames[frame].page = (uint32_t)(page + n);
-		set_word(p, page + n, EXMAP_RES_BUSY | (frame + 1));
-		p->c.busy++;
-	}
-	return n;
-}
-
-static int backing_bytes(const struct posix *p, uint64_t *bytes)
-{
-	struct stat st;
-
-	if (fstat(p->backing, &st))
-		return -errno;
-	*bytes = (uint64_t)st.st_size;
-	if (S_ISBLK(st.st_mode) && ioctl(p->backing, BLKGETSIZE64, bytes))
-		return -errno;
-	return 0;
-}
-
-/* Read or write @len bytes fully, as far as there is a file; returns bytes or an error. */
-static ssize_t transfer(const struct posix *p, uint64_t page, size_t len, bool write)
-{
-	uint8_t *address = p->base.pub.base + page * EXMAP_PAGE_SIZE;
-	size_t done = 0;
-
-	while (done < len) {
-		off_t offset = (off_t)(page * EXMAP_PAGE_SIZE + done);
-		ssize_t n = write ? pwrite(p->backing, address + done, len - done, offset) :
-				    pread(p->backing, address + done, len - done, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return done ? (ssize_t)done : -errno;
-		if (!n)
-			break;
-		done += (size_t)n;
-	}
-	return (ssize_t)done;
-}
-
-/* What became of page @i of a run of which @got bytes were read. */
-static int read_result(struct posix *p, uint64_t page, ssize_t got, unsigned int i)
-{
-	uint64_t size, start = page * EXMAP_PAGE_SIZE;
-	ssize_t here = got - (ssize_t)i * EXMAP_PAGE_SIZE;
-	int ret;
-
-	if (here >= (ssize_t)EXMAP_PAGE_SIZE)
-		return 0;
-	ret = backing_bytes(p, &size);
-	if (got < 0 || ret)
-		return got < 0 ? (int)got : ret;
-	if (start >= size)
-		return -ENXIO;
-	if (here <= 0 || start + (uint64_t)here < size)
-		return -EIO;
-	memset(p->base.pub.base + start + here, 0, EXMAP_PAGE_SIZE - (size_t)here);
-	return 0;
-}
-
-/* Map what was read, put the rest into quarantine; the lock is held. */
-static int end_run(struct posix *p, struct interface_state *itf, uint64_t page, unsigned int n,
-		   ssize_t got, int *changed)
-{
-	int first_error = 0;
-	unsigned int i;
-
-	for (i = 0; i < n; i++) {
-		uint32_t frame = EXMAP_RES_FRAME(p->words[page + i]);
-		int ret = read_result(p, page + i, got, i);
-
-		p->c.busy--;
-		set_word(p, page + i, frame + 1);
-		p->c.mapped++;
-		if (!ret) {
-			p->c.allocs++;
-			p->c.reads++;
-			(*changed)++;
-			continue;
-		}
-		first_error = first_error ? first_error : ret;
-		if (free_one(p, itf, page + i) == 1)
-			p->c.frees--;
-	}
-	return first_error;
-}
-
-static int read_iov(struct posix *p, struct interface_state *itf, struct exmap_iov vec, int *changed)
-{
-	unsigned int i = 0;
-
-	while (i < vec.len) {
-		uint64_t page = vec.page + i;
-		int error = 0, io_error = 0;
-		unsigned int n = claim_run(p, page, vec.len - i, &error);
-
-		if (n) {
-			ssize_t got;
-
-			pthread_mutex_unlock(&p->lock);
-			got = transfer(p, page, (size_t)n * EXMAP_PAGE_SIZE, false);
-			pthread_mutex_lock(&p->lock);
-			io_error = end_run(p, itf, page, n, got, changed);
-		}
-		if (io_error || error)
-			return io_error ? io_error : error;
-		i += n ? n : 1;
-	}
-	return 0;
-}
-
-/* Keep the frames of mapped pages from being retired; returns how many pages that were. */
-static unsigned int hold_run(struct posix *p, uint64_t page, unsigned int len, uint32_t *held)
-{
-	unsigned int n;
-
-	for (n = 0; n < len && EXMAP_RES_MAPPED(p->words[page + n]); n++) {
-		held[n] = EXMAP_RES_FRAME(p->words[page + n]);
-		p->frames[held[n]].holds++;
-	}
-	return n;
-}
-
-static int write_iov(struct posix *p, struct exmap_iov vec, int *changed)
-{
-	uint32_t held[EXMAP_PAGE_MAX_PAGES];
-	unsigned int i, whole, n = hold_run(p, vec.page, vec.len, held);
-	ssize_t put;
-
-	pthread_mutex_unlock(&p->lock);
-	put = transfer(p, vec.page, (size_t)n * EXMAP_PAGE_SIZE, true);
-	pthread_mutex_lock(&p->lock);
-	for (i = 0; i < n; i++)
-		p->frames[held[i]].holds--;
-
-	whole = put < 0 ? 0 : (unsigned int)((size_t)put / EXMAP_PAGE_SIZE);
-	*changed += (int)whole;
-	p->c.writes += whole;
-	if (whole < n)
-		return put < 0 ? (int)put : -EIO;
-	return n < vec.len ? -ENOENT : 0;
+	return opcode == EXMAP_OP_READ || opcode == EXMAP_OP_WRITE;
 }
 
 static int check_action(const struct posix *p, unsigned int interface, unsigned int opcode,
@@ -372,12 +205,14 @@ static int check_action(const struct posix *p, unsigned int interface, unsigned 
 {
 	uint64_t known = opcode == EXMAP_OP_ALLOC ? EXMAP_ALLOC_PROBE :
 			 opcode == EXMAP_OP_FREE  ? EXMAP_FREE_LAZY :
+			 is_transfer(opcode)	  ? EXMAP_AT_BLOCKS :
 						    0;
+	unsigned int most = flags & EXMAP_AT_BLOCKS ? EXMAP_AT_BLOCKS_MAX : EXMAP_USER_INTERFACE_PAGES;
 
 	if (interface >= p->base.pub.interfaces || opcode > EXMAP_OP_UNSHARE || (flags & ~known) ||
-	    iov_len > EXMAP_USER_INTERFACE_PAGES)
+	    iov_len > most)
 		return -EINVAL;
-	if (opcode != EXMAP_OP_READ && opcode != EXMAP_OP_WRITE)
+	if (!is_transfer(opcode))
 		return 0;
 	if (p->backing < 0)
 		return -ENODEV;
@@ -390,35 +225,24 @@ static int run_iov(struct posix *p, struct interface_state *itf, unsigned int op
 	if (outside(p, vec))
 		return -EFAULT;
 	switch (opcode) {
-	case EXMAP_OP_READ:
-		return read_iov(p, itf, vec, changed);
 	case EXMAP_OP_ALLOC:
 		return alloc_iov(p, vec, flags, changed);
 	case EXMAP_OP_FREE:
 		return free_iov(p, itf, vec, changed);
-	case EXMAP_OP_UNSHARE:
-		return 0; /* a snapshot shares nothing */
 	default:
-		return write_iov(p, vec, changed);
+		return 0; /* UNSHARE: a snapshot shares nothing */
 	}
 }
 
-static int posix_action(struct exmap *ex, unsigned int interface, unsigned int opcode,
-			unsigned int iov_len, uint64_t flags)
+/* ALLOC, FREE or UNSHARE; how many iovs failed.  The lock is held. */
+static int run_vector(struct posix *p, struct interface_state *itf, unsigned int opcode,
+		      struct exmap_iov *iov, unsigned int len, uint64_t flags)
 {
-	struct posix *p = posix_of(ex);
-	struct interface_state *itf;
 	int failed = 0, freed = 0;
 	unsigned int i;
-	int ret = check_action(p, interface, opcode, iov_len, flags);
 
-	if (ret)
-		return ret;
-	itf = &p->interfaces[interface];
-	pthread_mutex_lock(&p->lock);
-	for (i = 0; i < iov_len; i++) {
-		struct exmap_iov *iov = &ex->itf[interface]->iov[i];
-		struct exmap_iov vec = { .value = __atomic_load_n(&iov->value, __ATOMIC_RELAXED) };
+	for (i = 0; i < len; i++) {
+		struct exmap_iov vec = { .value = __atomic_load_n(&iov[i].value, __ATOMIC_RELAXED) };
 		struct exmap_iov result = { .value = 0 };
 		int changed = 0;
 
@@ -426,12 +250,30 @@ static int posix_action(struct exmap *ex, unsigned int interface, unsigned int o
 		result.pages = (int16_t)changed;
 		freed += opcode == EXMAP_OP_FREE ? changed : 0;
 		failed += result.res < 0;
-		__atomic_store_n(&iov->value, result.value, __ATOMIC_RELAXED);
+		__atomic_store_n(&iov[i].value, result.value, __ATOMIC_RELAXED);
 	}
 	if (freed && (!(flags & EXMAP_FREE_LAZY) || itf->nr_quarantine >= limit(p)))
 		exmap_posix_flush(p);
-	pthread_mutex_unlock(&p->lock);
 	return failed;
+}
+
+static int posix_action(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			unsigned int iov_len, uint64_t flags)
+{
+	struct posix *p = posix_of(ex);
+	struct exmap_iov *iov;
+	int ret = check_action(p, interface, opcode, iov_len, flags);
+
+	if (ret)
+		return ret;
+	iov = ex->itf[interface]->iov;
+	pthread_mutex_lock(&p->lock);
+	if (is_transfer(opcode))
+		ret = exmap_posix_transfer(p, iov, iov_len, opcode == EXMAP_OP_WRITE, flags);
+	else
+		ret = run_vector(p, &p->interfaces[interface], opcode, iov, iov_len, flags);
+	pthread_mutex_unlock(&p->lock);
+	return ret;
 }
 
 static int posix_barrier(struct exmap *ex)
@@ -575,7 +417,7 @@ static int posix_info(struct exmap *ex, struct exmap_info *info)
 	info->abi_version = EXMAP_ABI_VERSION;
 	info->page_size = EXMAP_PAGE_SIZE;
 	info->features = EXMAP_FEATURE_RESIDENCY | EXMAP_FEATURE_LAZY | EXMAP_FEATURE_RESIZE |
-			 EXMAP_FEATURE_FILE_BACKING | EXMAP_FEATURE_SNAPSHOT;
+			 EXMAP_FEATURE_FILE_BACKING | EXMAP_FEATURE_SNAPSHOT | EXMAP_FEATURE_AT_BLOCKS;
 	info->setup_flags = p->flags;
 	info->region_pages = ex->region_pages;
 	info->max_interfaces = ex->interfaces;
@@ -584,7 +426,7 @@ static int posix_info(struct exmap *ex, struct exmap_info *info)
 	info->pool_pages = p->c.total;
 	info->flush_threshold = p->threshold;
 	pthread_mutex_unlock(&p->lock);
-	if (p->backing >= 0 && !backing_bytes(p, &bytes))
+	if (p->backing >= 0 && !exmap_posix_backing_bytes(p, &bytes))
 		info->backing_pages = (bytes + EXMAP_PAGE_SIZE - 1) / EXMAP_PAGE_SIZE;
 	return 0;
 }

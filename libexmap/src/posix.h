@@ -51,6 +51,24 @@ static inline struct posix *posix_of(struct exmap *ex)
 	return (struct posix *)ex;
 }
 
+static inline void exmap_posix_set_word(struct posix *p, uint64_t page, uint32_t word)
+{
+	__atomic_store_n(&p->words[page], word, __ATOMIC_RELEASE);
+}
+
+/* A free frame, if need be after a flush; -ENOMEM.  The lock is held. */
+int exmap_posix_take_frame(struct posix *p, uint32_t *frame);
+
+/* Part a frame from its page, and free it.  The lock is held. */
+void exmap_posix_drop(struct posix *p, uint32_t frame);
+
+/* READ or WRITE a vector; how many iovs failed.  The lock is held, but not during I/O. */
+int exmap_posix_transfer(struct posix *p, struct exmap_iov *iov, unsigned int len, bool write,
+			 uint64_t flags);
+
+/* The length of the backing. */
+int exmap_posix_backing_bytes(const struct posix *p, uint64_t *bytes);
+
 /* Retire all quarantines.  The lock is held. */
 void exmap_posix_flush(struct posix *p);
 
