@@ -63,17 +63,23 @@ void buffer_note_resident(struct exdb *db, uint64_t page)
 }
 
 /*
- * Frames may still be short for a moment, in the caches of other interfaces or
- * because a reservation raced: then evict, and go on.
+ * Frames for pages, with what is in @blocks if that is not NULL.  They may still be
+ * short for a moment, in the caches of other interfaces or because a reservation
+ * raced: then evict, and go on.
  */
-int buffer_populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+static int populate(struct exdb_worker *w, const uint64_t *pages, const uint64_t *blocks,
+		    unsigned int n)
 {
+	struct exmap *ex = w->db->ex;
 	unsigned int tries = 0;
+	size_t done = 0;
 	long ret;
 
 	for (;;) {
 		w->error_page = pages[0];
-		ret = exmap_vector(w->db->ex, w->itf, EXMAP_OP_ALLOC, pages, n, 0, NULL);
+		ret = blocks ? exmap_vector_at(ex, w->itf, EXMAP_OP_READ, pages, blocks, n, &done) :
+			       exmap_vector(ex, w->itf, EXMAP_OP_ALLOC, pages, n, 0, NULL);
+		count_up(&w->counts.read, done);
 		if (ret >= 0)
 			return 0;
 		if ((ret != -ENOMEM && ret != -EAGAIN) || ++tries == STALLS)
@@ -90,6 +96,11 @@ int buffer_populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	}
 }
 
+int buffer_populate(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
+{
+	return populate(w, pages, NULL, n);
+}
+
 void buffer_abandon(struct exdb_worker *w, uint64_t page)
 {
 	struct exdb *db = w->db;
@@ -100,24 +111,20 @@ void buffer_abandon(struct exdb_worker *w, uint64_t page)
 	state_release_exclusive(page_state(db, page), STATE_EVICTED);
 }
 
-/* Read a page that has a frame already from where the map says. */
+/* A frame for a page, with what is where the map says. */
 static int read_page(struct exdb_worker *w, uint64_t page)
 {
-	struct exdb *db = w->db;
-	void *mem = exmap_page(db->ex, page);
-	const struct map_slot slot = map_get(db, page);
-	const uint32_t block = slot.block;
-	unsigned int done;
+	const struct map_slot slot = map_get(w->db, page);
+	const uint64_t block = slot.block;
 	int ret = -EUCLEAN;
 
 	if (block)
-		ret = disk_read(db->backing_fd, &block, &mem, 1, &done);
+		ret = populate(w, &page, &block, 1);
 	if (ret)
 		return ret == -ENXIO ? -EUCLEAN : ret;
-	count_up(&w->counts.read, 1);
-	ret = map_verify(slot, mem, page);
+	ret = map_verify(slot, exmap_page(w->db->ex, page), page);
 	if (!ret)
-		state_set_raw(page_state(db, page), slot.raw);
+		state_set_raw(page_state(w->db, page), slot.raw);
 	return ret;
 }
 
@@ -137,9 +144,7 @@ static int fault(struct exdb_worker *w, uint64_t page, bool read)
 		return ret;
 	}
 	pthread_rwlock_rdlock(&db->loading);
-	ret = buffer_populate(w, &page, 1);
-	if (!ret && read)
-		ret = read_page(w, page);
+	ret = read ? read_page(w, page) : buffer_populate(w, &page, 1);
 	if (ret)
 		buffer_abandon(w, page);
 	pthread_rwlock_unlock(&db->loading);
@@ -373,25 +378,15 @@ static unsigned int claim_absent(struct exdb_worker *w, const uint64_t *pages, u
 	return nr;
 }
 
-/* Read pages that have frames, many at a time where their blocks are neighbours. */
+/* What could not be read stays absent. */
 static void read_pages(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
 {
-	struct exdb *db = w->db;
-	uint32_t blocks[PREFETCH_MAX];
-	void *memory[PREFETCH_MAX];
-	unsigned int i, done, from = 0;
+	uint64_t blocks[PREFETCH_MAX];
+	unsigned int i;
 
-	for (i = 0; i < n; i++) {
-		blocks[i] = map_get(db, pages[i]).block;
-		memory[i] = exmap_page(db->ex, pages[i]);
-		/* whatever the frame held before, it is not taken for the page if the read fails */
-		memset(memory[i], 0, sizeof(struct page_header));
-	}
-	while (from < n) {
-		disk_read(db->backing_fd, blocks + from, memory + from, n - from, &done);
-		count_up(&w->counts.read, done);
-		from += done + 1;
-	}
+	for (i = 0; i < n; i++)
+		blocks[i] = map_get(w->db, pages[i]).block;
+	populate(w, pages, blocks, n);
 }
 
 int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n)
@@ -416,8 +411,7 @@ int buffer_prefetch(struct exdb_worker *w, const uint64_t *pages, unsigned int n
 	}
 	buffer_sort_pages(claimed, nr);
 	pthread_rwlock_rdlock(&db->loading);
-	if (!buffer_populate(w, claimed, nr))
-		read_pages(w, claimed, nr);
+	read_pages(w, claimed, nr);
 	for (i = 0; i < nr; i++) {
 		const struct map_slot slot = map_get(db, claimed[i]);
 		const void *mem = exmap_page(db->ex, claimed[i]);

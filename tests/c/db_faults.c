@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The buffer manager when things go wrong, or get in between: exmap_vector and
- * the disk are wrapped (-Wl,--wrap), and each case decides what a call does.
+ * The buffer manager when things go wrong, or get in between: libexmap's vectors
+ * and writes are wrapped (-Wl,--wrap), and each case decides what a call does.
  *
  *	db_faults FILE CASE
  */
@@ -19,7 +19,6 @@
 #define PAGES	200u	/* more than there are frames */
 
 enum call {
-	CALL_ALLOC,
 	CALL_FREE,
 	CALL_READ,
 	CALL_WRITE,
@@ -56,39 +55,42 @@ long __wrap_exmap_vector(struct exmap *ex, unsigned int interface, unsigned int 
 long __wrap_exmap_vector(struct exmap *ex, unsigned int interface, unsigned int opcode,
 			 const uint64_t *pages, size_t n, uint64_t flags, size_t *done)
 {
-	int error = take_fault(opcode == EXMAP_OP_ALLOC ? CALL_ALLOC :
-			       opcode == EXMAP_OP_FREE	? CALL_FREE :
-							  CALL_OTHER);
+	int error = take_fault(opcode == EXMAP_OP_FREE ? CALL_FREE : CALL_OTHER);
 
 	return error ? error : __real_exmap_vector(ex, interface, opcode, pages, n, flags, done);
 }
 
-typedef int disk_fn(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		    unsigned int *done);
+long __real_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
+long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
 
-disk_fn __real_disk_read, __real_disk_write, __wrap_disk_read, __wrap_disk_write;
-
-static int disk_call(enum call call, disk_fn *real, int fd, const uint32_t *blocks,
-		     void *const *pages, unsigned int n, unsigned int *done)
+long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done)
 {
-	int error = take_fault(call);
+	int error = take_fault(CALL_READ);
 
 	*done = 0;
 	if (error && fault.part)
-		real(fd, blocks, pages, fault.part, done);
-	return error ? error : real(fd, blocks, pages, n, done);
+		__real_exmap_vector_at(ex, interface, opcode, pages, blocks, fault.part, done);
+	return error ? error :
+		       __real_exmap_vector_at(ex, interface, opcode, pages, blocks, n, done);
 }
 
-int __wrap_disk_read(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		     unsigned int *done)
-{
-	return disk_call(CALL_READ, __real_disk_read, fd, blocks, pages, n, done);
-}
+int __real_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
+		      unsigned int *done);
+int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
+		      unsigned int *done);
 
 int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
 		      unsigned int *done)
 {
-	return disk_call(CALL_WRITE, __real_disk_write, fd, blocks, pages, n, done);
+	int error = take_fault(CALL_WRITE);
+
+	*done = 0;
+	if (error && fault.part)
+		__real_disk_write(fd, blocks, pages, fault.part, done);
+	return error ? error : __real_disk_write(fd, blocks, pages, n, done);
 }
 
 static struct exdb_worker *worker(unsigned int i)
@@ -205,11 +207,10 @@ static void failed_prefetch_keeps_what_was_read(void)
 		pages[i] = pages[0] + i;
 	for (i = 0; i < 4; i++)
 		CHECK(state(pages[i]) == STATE_EVICTED);
-	fault = (struct fault){ .call = CALL_READ, .calls = 2, .part = 2, .error = -EIO };
+	fault = (struct fault){ .call = CALL_READ, .calls = 1, .part = 2, .error = -EIO };
 	CHECK(!buffer_prefetch(worker(0), pages, 4));
 	CHECK(state(pages[0]) == STATE_UNLOCKED && state(pages[1]) == STATE_UNLOCKED);
-	/* of what came after the page that failed, one was tried again */
-	CHECK(state(pages[2]) == STATE_EVICTED && state(pages[3]) == STATE_UNLOCKED);
+	CHECK(state(pages[2]) == STATE_EVICTED && state(pages[3]) == STATE_EVICTED);
 	for (i = 0; i < 4; i++)
 		read_page(pages[i]);
 }
@@ -218,7 +219,7 @@ static void dry_pool_is_evicted_and_tried_again(void)
 {
 	uint64_t page = absent_page(), evicted = worker(0)->counts.evicted;
 
-	fault = (struct fault){ .call = CALL_ALLOC, .calls = 3, .error = -ENOMEM };
+	fault = (struct fault){ .call = CALL_READ, .calls = 3, .error = -ENOMEM };
 	read_page(page);
 	CHECK(!fault.calls);
 	CHECK(worker(0)->counts.evicted > evicted);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * A tree whose backing fails now and then, in the midst of splits, merges and its end:
- * disk_read and disk_write are wrapped (-Wl,--wrap), and every PERIOD-th of them
+ * exmap_vector_at and disk_write are wrapped (-Wl,--wrap), and every PERIOD-th call
  * fails.  What failed is tried again, and in the end all must be right.
  *
  *	db_tree_faults FILE PERIOD
@@ -24,27 +24,33 @@ static struct exdb *db;
 static uint64_t root;
 static unsigned int period, calls, failures;
 
-typedef int disk_fn(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		    unsigned int *done);
-
-disk_fn __real_disk_read, __real_disk_write, __wrap_disk_read, __wrap_disk_write;
-
-static bool fails(unsigned int *done)
+static bool fails(void)
 {
-	*done = 0;
 	return period && ++calls % period == 0;
 }
 
-int __wrap_disk_read(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		     unsigned int *done)
+long __real_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
+long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
+
+long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
+			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done)
 {
-	return fails(done) ? -EIO : __real_disk_read(fd, blocks, pages, n, done);
+	*done = 0;
+	return fails() ? -EIO : __real_exmap_vector_at(ex, interface, opcode, pages, blocks, n, done);
 }
+
+int __real_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
+		      unsigned int *done);
+int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
+		      unsigned int *done);
 
 int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
 		      unsigned int *done)
 {
-	return fails(done) ? -EIO : __real_disk_write(fd, blocks, pages, n, done);
+	*done = 0;
+	return fails() ? -EIO : __real_disk_write(fd, blocks, pages, n, done);
 }
 
 static void check_no_latch(void)

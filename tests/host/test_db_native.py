@@ -18,7 +18,7 @@ SOURCES = [
 INCLUDES = [f"-I{ROOT / folder}" for folder in ("dbms/native", "libexmap/include", "kmod/uapi")]
 STRICT = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
 ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-WRAP_DISK = "-Wl,--wrap=disk_read,--wrap=disk_write"
+WRAP_IO = "-Wl,--wrap=exmap_vector_at,--wrap=disk_write"
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def test_checksum_is_that_of_rfc_3720_with_and_without_the_instruction(tmp_path:
 @pytest.fixture(scope="module")
 def faults_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("faults") / "db_faults"
-    return build(target, ROOT / "tests/c/db_faults.c", *ADDRESS, WRAP_DISK, "-Wl,--wrap=exmap_vector")
+    return build(target, ROOT / "tests/c/db_faults.c", *ADDRESS, WRAP_IO, "-Wl,--wrap=exmap_vector")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_buffer_manager_survives(faults_build: Path, tmp_path: Path, case: str) 
 
 @pytest.mark.parametrize("period", [3, 7])
 def test_tree_survives_failing_reads_and_writes(tmp_path: Path, period: int) -> None:
-    program = build(tmp_path / "db_tree_faults", ROOT / "tests/c/db_tree_faults.c", *ADDRESS, WRAP_DISK)
+    program = build(tmp_path / "db_tree_faults", ROOT / "tests/c/db_tree_faults.c", *ADDRESS, WRAP_IO)
     assert run(program, tmp_path / "t.exdb", period) == "ok\n"
 
 
