@@ -55,7 +55,7 @@ def open_database(
     work at the same time, 1 to 64.  force: overwrite something that is no database.  durability: when a
     change returns: "sync" after its own flush of the log, "group" after one that may wait for other
     threads' changes (the same promise), "async" before it: a crash may lose what was changed within the
-    last flush_interval.  flush_interval: seconds; for "group" the time that a flush waits for company.
+    last flush_interval.  flush_interval: seconds; for "group" the most that a flush waits for company.
     log: bytes of the log of a new database (default: a 16th of the capacity, 1 to 64 MiB); a transaction
     may have half of them.
     A database that was not closed is recovered: all that was acknowledged is there.

@@ -188,13 +188,6 @@ static int log_and_apply(struct exdb_worker *w, const struct op_list *ops,
 	return 0;
 }
 
-static void count_committer(struct log *log, int change)
-{
-	pthread_mutex_lock(&log->lock);
-	log->committers += change;
-	pthread_mutex_unlock(&log->lock);
-}
-
 int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_txn *txn,
 	   struct commit_result *result)
 {
@@ -208,7 +201,6 @@ int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_t
 	ret = ops->size ? lock_with_room(w, ops) : pthread_mutex_lock(&db->commit);
 	if (ret)
 		return ret;
-	count_committer(&db->log, 1);
 	ret = log_and_apply(w, ops, txn, result, &end);
 	pthread_mutex_unlock(&db->commit);
 	if (!ret && !ops->relaxed && db->level != EXDB_ASYNC) {
@@ -218,7 +210,6 @@ int commit(struct exdb_worker *w, const struct op_list *ops, const struct exdb_t
 			ret = -ENOTRECOVERABLE;
 		}
 	}
-	count_committer(&db->log, -1);
 	keeper_wake(db);
 	return ret;
 }

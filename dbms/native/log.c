@@ -12,6 +12,7 @@
 #include "page.h"
 
 #define BUFFER_MAX	(4u << 20)
+#define NS_PER_S	1000000000u
 
 static_assert(sizeof(struct log_record) == 24, "on-disk format");
 
@@ -125,6 +126,14 @@ static int write_blocks(struct log *log, uint64_t from, uint64_t to)
 	return ret;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
 /*
  * Write what is in the buffer, and wait for the disk if @sync.  The lock is held,
  * and given up meanwhile.  A block that was full only in part is written again,
@@ -148,15 +157,30 @@ static void write_out(struct log *log, bool sync)
 		ret = disk_sync(log->fd);
 	pthread_mutex_lock(&log->lock);
 	log->flushing = false;
-	if (ret) {
+	if (ret)
 		log->error = ret;
-	} else {
+	else
 		log->written = to;
-		if (sync)
-			log->durable = to;
-		log->flushes += sync;
-	}
 	pthread_cond_broadcast(&log->changed);
+}
+
+/* Make durable what is in the buffer, for all who wait for it. */
+static void flush(struct log *log)
+{
+	const uint64_t begin = now_ns();
+
+	log->target = log->tail;
+	log->covered = log->waiting;
+	log->waiting = 0;
+	write_out(log, true);
+	log->company = log->covered + log->waiting;
+	log->covered = 0;
+	log->flushed_at = now_ns();
+	log->flush_ns = log->flushed_at - begin;
+	if (log->error)
+		return;
+	log->durable = log->target;
+	log->flushes++;
 }
 
 /* Put bytes at the tail, making room in the buffer as needed; the lock is held. */
@@ -208,16 +232,31 @@ int log_append(struct log *log, const uint8_t *payload, uint32_t length, uint64_
 	return ret;
 }
 
-/* Let others join the flush that we are about to make. */
-static void wait_for_company(struct log *log)
+/* The caller's record has been appended. */
+static void join(struct log *log, uint64_t end)
 {
-	const struct timespec delay = { .tv_nsec = log->delay };
+	if (log->flushing && end <= log->target)
+		log->covered++;
+	else
+		log->waiting++;
+}
 
-	log->flushing = true;
-	pthread_mutex_unlock(&log->lock);
-	nanosleep(&delay, NULL);
-	pthread_mutex_lock(&log->lock);
-	log->flushing = false;
+/*
+ * Others may join the flush that is due: as many as had to do with the last one are likely to be back
+ * soon, and whoever comes last makes it.  But to wait for longer than a flush takes is worse than to make
+ * one more.  False if nobody is to be waited for any longer.
+ */
+static bool wait_for_company(struct log *log)
+{
+	const uint64_t patience = log->delay < log->flush_ns ? log->delay : log->flush_ns;
+	const uint64_t until = log->flushed_at + patience;
+	const struct timespec end = { .tv_sec = (time_t)(until / NS_PER_S),
+				      .tv_nsec = (long)(until % NS_PER_S) };
+
+	if (log->waiting >= log->company || now_ns() >= until)
+		return false;
+	pthread_cond_timedwait(&log->changed, &log->lock, &end);
+	return true;
 }
 
 int log_wait(struct log *log, uint64_t end)
@@ -225,18 +264,17 @@ int log_wait(struct log *log, uint64_t end)
 	int ret = 0;
 
 	pthread_mutex_lock(&log->lock);
+	if (log->durable < end)
+		join(log, end);
 	while (log->durable < end) {
 		if (log->error) {
 			ret = log->error;
 			break;
 		}
-		if (log->flushing) {
+		if (log->flushing)
 			pthread_cond_wait(&log->changed, &log->lock);
-			continue;
-		}
-		if (log->delay && log->committers > 1)
-			wait_for_company(log);
-		write_out(log, true);
+		else if (!wait_for_company(log))
+			flush(log);
 	}
 	pthread_mutex_unlock(&log->lock);
 	return ret;

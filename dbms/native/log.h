@@ -42,7 +42,7 @@ struct log_record {
  * @offset: of the ring in the backing
  * @size: of the ring
  * @id: the log's number, so that another database's records are not taken for its own
- * @delay: nanoseconds that a flush waits for others to join it
+ * @delay: nanoseconds that a flush waits for others to join it, at most
  * @buffer: the last bytes of the log, at their LSN modulo @buffer_size
  * @buffer_size: a divisor of @size
  * @last: a copy of the block that the log ends in, while it is written
@@ -51,7 +51,12 @@ struct log_record {
  * @durable: bytes before it are on the disk
  * @tail: where the next record goes
  * @flushes: that were made
- * @committers: threads that are about to append, or wait
+ * @flush_ns: that the last flush took
+ * @flushed_at: when it ended
+ * @target: bytes before it are on the disk after the flush that is being made
+ * @covered: threads that wait for that flush
+ * @waiting: threads that wait for the next one
+ * @company: threads that waited for the last one, or came while it was made
  * @flushing: somebody writes
  * @error: a write or flush has failed
  */
@@ -62,7 +67,7 @@ struct log {
 	uint64_t offset;
 	uint64_t size;
 	uint32_t id;
-	long delay;
+	uint64_t delay;
 	uint8_t *buffer;
 	uint64_t buffer_size;
 	uint8_t *last;
@@ -71,7 +76,12 @@ struct log {
 	uint64_t durable;
 	uint64_t tail;
 	uint64_t flushes;
-	unsigned int committers;
+	uint64_t flush_ns;
+	uint64_t flushed_at;
+	uint64_t target;
+	unsigned int covered;
+	unsigned int waiting;
+	unsigned int company;
 	bool flushing;
 	int error;
 };

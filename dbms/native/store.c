@@ -30,7 +30,6 @@ static void init_locks(struct exdb *db)
 	pthread_rwlockattr_destroy(&rwattr);
 	pthread_mutex_init(&db->blocks.lock, NULL);
 	pthread_mutex_init(&db->log.lock, NULL);
-	pthread_cond_init(&db->log.changed, NULL);
 	pthread_mutex_init(&db->trimming, NULL);
 	pthread_mutex_init(&db->checkpointing, NULL);
 	pthread_mutex_init(&db->commit, NULL);
@@ -39,6 +38,7 @@ static void init_locks(struct exdb *db)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&db->keeper.wake, &attr);
+	pthread_cond_init(&db->log.changed, &attr);
 	pthread_condattr_destroy(&attr);
 }
 
@@ -80,7 +80,7 @@ static void set_up(struct exdb *db, const struct exdb_config *config)
 	}
 	exdb_resident_worker(db)->resident_only = true;
 	if (config->level == EXDB_GROUP)
-		db->log.delay = config->interval * 1000L;
+		db->log.delay = config->interval * 1000ull;
 	if (config->level == EXDB_ASYNC)
 		db->keeper.interval = config->interval * 1000L;
 }

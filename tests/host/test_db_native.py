@@ -139,6 +139,13 @@ def test_what_a_checkpoint_covers_survives_power_losses(power_build: Path, tmp_p
     assert run(power_build, tmp_path / "t.exdb", seed, 600, 40, "async") == "ok\n"
 
 
+@pytest.mark.parametrize("flags", [ADDRESS, ["-fsanitize=thread"]], ids=["address", "thread"])
+def test_threads_share_flushes_of_the_log(tmp_path: Path, flags: list[str]) -> None:
+    wrap = "-Wl,--wrap=disk_sync,--wrap=pthread_cond_timedwait"
+    program = build(tmp_path / "db_log", ROOT / "tests/c/db_log.c", *flags, wrap)
+    assert run(program, tmp_path / "log") == "ok\n"
+
+
 @pytest.mark.parametrize("mode", ["cases", "stress"])
 @pytest.mark.parametrize("flags", [ADDRESS, ["-fsanitize=thread"]], ids=["address", "thread"])
 def test_who_reads_without_latches_is_not_misled(tmp_path: Path, mode: str, flags: list[str]) -> None:
