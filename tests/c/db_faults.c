@@ -15,6 +15,7 @@
 #include "buffer.h"
 #include "check.h"
 #include "node.h"
+#include "wrap_io.h"
 
 #define PAGES	200u	/* more than there are frames */
 
@@ -60,11 +61,6 @@ long __wrap_exmap_vector(struct exmap *ex, unsigned int interface, unsigned int 
 	return error ? error : __real_exmap_vector(ex, interface, opcode, pages, n, flags, done);
 }
 
-long __real_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
-			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
-long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
-			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
-
 long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
 			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done)
 {
@@ -76,11 +72,6 @@ long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned i
 	return error ? error :
 		       __real_exmap_vector_at(ex, interface, opcode, pages, blocks, n, done);
 }
-
-int __real_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		      unsigned int *done);
-int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		      unsigned int *done);
 
 int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
 		      unsigned int *done)

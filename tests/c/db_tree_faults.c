@@ -15,6 +15,7 @@
 
 #include "btree.h"
 #include "check.h"
+#include "wrap_io.h"
 
 #define ROWS	4000u
 #define KEPT	10u	/* every tenth row stays */
@@ -29,22 +30,12 @@ static bool fails(void)
 	return period && ++calls % period == 0;
 }
 
-long __real_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
-			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
-long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
-			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done);
-
 long __wrap_exmap_vector_at(struct exmap *ex, unsigned int interface, unsigned int opcode,
 			    const uint64_t *pages, const uint64_t *blocks, size_t n, size_t *done)
 {
 	*done = 0;
 	return fails() ? -EIO : __real_exmap_vector_at(ex, interface, opcode, pages, blocks, n, done);
 }
-
-int __real_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		      unsigned int *done);
-int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
-		      unsigned int *done);
 
 int __wrap_disk_write(int fd, const uint32_t *blocks, void *const *pages, unsigned int n,
 		      unsigned int *done)

@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../check.h"
+#include "../db_setup.h"
 #include "buffer.h"
 #include "exmap_user.h"
 #include "latch.h"
@@ -160,18 +160,6 @@ static int delete_batch(struct exdb_worker *w, unsigned int table)
 	return exdb_table_delete(w, NULL, layouts[table], trees[table], columns, BATCH, &deleted);
 }
 
-static uint32_t make_tree(struct exdb_worker *w)
-{
-	struct exdb_txn *txn;
-	uint32_t tree;
-
-	CHECK(!exdb_txn_begin(w, &txn));
-	CHECK(!exdb_table_create(txn, &tree));
-	CHECK(!exdb_txn_commit(w, txn));
-	exdb_txn_end(txn);
-	return tree;
-}
-
 /* Some of it in the image of a checkpoint, some in the log, and pages that are free. */
 static void fill(struct exdb_worker *w)
 {
@@ -205,9 +193,9 @@ static void make_image(void)
 	CHECK(fd >= 0);
 	CHECK(!open_db(fd, true, &db));
 	w = exdb_worker_at(db, 0);
-	index = make_tree(w);
-	trees[0] = make_tree(w);
-	trees[1] = make_tree(w);
+	index = make_table(w);
+	trees[0] = make_table(w);
+	trees[1] = make_table(w);
 	make_layouts(db, index);
 	fill(w);
 	exdb_close(db);
