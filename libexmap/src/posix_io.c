@@ -259,15 +259,20 @@ static int add_pages(struct batch *b, unsigned int iov, struct exmap_iov vec, ui
 int exmap_posix_transfer(struct posix *p, struct exmap_iov *iov, unsigned int len, bool write,
 			 uint64_t flags)
 {
-	struct batch b = { .p = p, .write = write };
+	struct batch b; /* 20 KiB, of which most calls use little */
 	unsigned int i;
 	int failed = 0;
 
+	b.p = p;
+	b.write = write;
+	b.nr = 0;
 	for (i = 0; i < len; i++) {
 		struct exmap_iov vec = { .value = __atomic_load_n(&iov[i].value, __ATOMIC_RELAXED) };
 		uint64_t block = vec.page;
 		int res;
 
+		b.res[i] = 0;
+		b.changed[i] = 0;
 		if (flags & EXMAP_AT_BLOCKS)
 			block = __atomic_load_n(&iov[EXMAP_AT_BLOCKS_MAX + i].value, __ATOMIC_RELAXED);
 		res = add_pages(&b, i, vec, block);
