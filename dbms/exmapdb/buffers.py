@@ -28,7 +28,7 @@ _C_ARRAY = {"b1": "uint8_t[1]", "i4": "int32_t[1]", "i8": "int64_t[1]", "f8": "d
 class TextRoom:
     """The bytes that texts get in a batch.
 
-    expected: for one text, by its column, if that is known.  least: what a column needs in all.
+    expected: for one text, by its column, as far as that is known.  least: what a column needs in all.
     """
 
     expected: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -159,9 +159,9 @@ class ScanBuffer:
         )
 
     def teach(self, texts: TextRoom, rows: int) -> None:
-        """Say what texts of the next batch should get, by those of the first rows."""
+        """Note what texts should get from now on, by those of the first rows."""
         ends = {field.name: offsets[rows] for field, _, _, offsets in self._columns if offsets is not None}
-        texts.expected = {name: int(end) * 9 // (8 * rows) + 8 for name, end in ends.items()}
+        texts.expected |= {name: int(end) * 9 // (8 * rows) + 8 for name, end in ends.items()}
 
     def needs(self, texts: TextRoom) -> bool:
         """Say what texts that have found no room need; return whether there were any, and it can be had."""

@@ -429,6 +429,15 @@ class Database:
         finally:
             self.workers.give(worker)
 
+    @contextlib.contextmanager
+    def session(self) -> Iterator[tuple[Worker, Any]]:
+        """Lend a channel into the native core, and NULL: there is no transaction."""
+        worker = self.workers.take()
+        try:
+            yield worker, ffi.NULL
+        finally:
+            self.workers.give(worker)
+
     def error(self, code: int, page: int) -> StorageError:
         """Make the exception for a negative result of the native core."""
         return from_code(code, self.path, page)

@@ -92,6 +92,7 @@ class Layout:
     if there is none, or NotImplemented if that would take longer; always the last one without a channel.
     write: takes the addresses of a worker and of a transaction, a row, and whether it may replace one;
     returns what the native core says, or NotImplemented for rows that take conversions, or are wrong.
+    text_bytes: what texts of each column took where they were last scanned, and an eighth.
     """
 
     def __init__(self, info: TableInfo, generation: int, channel: Channel | None = None) -> None:
@@ -101,6 +102,7 @@ class Layout:
         self.key_types = tuple(self.schema.fields[i].type for i in self.schema.key_indexes)
         self.handle = self._make_handle()
         self.buffers: dict[int, RowBuffer] = {}
+        self.text_bytes: dict[str, int] = {}
         self.write = self._make_writer()
         self.read: Callable[..., Any] = self._make_reader(channel) if channel else lambda *_: NotImplemented
 

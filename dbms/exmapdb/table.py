@@ -379,7 +379,7 @@ class Table:
 
     def _batches(self, layout: Layout, scan: Any, names: Sequence[str], batch_rows: int) -> Iterator[Batch]:
         # the scan has a pointer to the layout
-        texts = TextRoom()
+        texts = TextRoom(layout.text_bytes)
         wanted, pool = frozenset(names), self._database.scan_buffers
         # a transaction sees between two batches what it has written
         ahead = 1 if self._view is not None and self._view.writable else BATCHES_AHEAD
@@ -417,15 +417,9 @@ class Table:
         if self._view is not None and not self._view.writable:
             raise SnapshotWriteError
 
-    @contextlib.contextmanager
-    def _session(self) -> Iterator[tuple[Worker, Any]]:
+    def _session(self) -> contextlib.AbstractContextManager[tuple[Worker, Any]]:
         """Lend a channel into the native core, and the transaction's handle, or NULL."""
-        if self._view is None:
-            with self._database.worker() as worker:
-                yield worker, ffi.NULL
-        else:
-            with self._view.session() as pair:
-                yield pair
+        return self._database.session() if self._view is None else self._view.session()
 
     def _whole_key(self, layout: Layout, key: Key) -> tuple[object, ...]:
         parts = key if isinstance(key, tuple) else (key,)

@@ -188,6 +188,14 @@ def test_a_scan_reads_into_memory_that_the_last_one_has_left(db: exmapdb.Databas
     assert places() & places()
 
 
+def test_a_scan_has_room_for_texts_like_those_of_the_last_one(db: exmapdb.Database) -> None:
+    table = db.create_table("t", {"k": "int64", "t": "text"}, key="k")
+    table.insert_many({"k": np.arange(3000), "t": [f"{i:0100}" for i in range(3000)]})
+    first, second = (len(next(table.scan(low, batch_rows=80, prefetch=0))) for low in (100, 200))
+    assert first < 80
+    assert second == 80
+
+
 def test_scan_of_an_empty_table_gives_nothing(db: exmapdb.Database) -> None:
     assert list(db.create_table("t", {"k": "int64"}, key="k").scan()) == []
 
