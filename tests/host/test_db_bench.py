@@ -184,7 +184,7 @@ def test_all_engines_do_the_same(tmp_path: Path, name: str, batched: bool) -> No
         found = runner.run([prepare(work, 1000, 600, seed) for seed in (1, 2)], batched)
         assert min(found.rate, found.cpu) > 0
         assert 0 < found.p50 <= found.p99 <= found.p999
-    assert engine.scan(0, 5) == 500
+    assert (engine.scan(0, 5), engine.scan(700, 100)) == (500, 10_000)
     assert engine.get(5) == 100
     assert engine.get(5000) == 0
     assert engine.get_many(np.array([1, 2, 5000])) == 200

@@ -165,9 +165,16 @@ class ExmapdbEngine:
 
     def scan(self, key: int, rows: int) -> int:
         """Read so many values from a key on; their bytes."""
+        left, size = rows, 0
         for batch in self._table.scan(key, columns=["v"], batch_rows=rows, prefetch=0):
-            return len(batch["v"].values)
-        return 0
+            # the last one may have more than is wanted
+            offsets = batch["v"].offsets
+            assert offsets is not None
+            size += int(offsets[min(left, batch.rows)])
+            left -= batch.rows
+            if left <= 0:
+                break
+        return size
 
     def table(self) -> Table:
         """Return the table, for what only exmapdb can."""

@@ -126,7 +126,9 @@ def prepare(workload: Workload, rows: int, count: int, seed: int) -> Operations:
     else:
         keys = np.random.default_rng(7).permutation(rows)[chosen]
     keys = np.where(inserts, there, keys).astype(np.int64)
-    return Operations(kinds, keys, rng.integers(1, SCAN_ROWS + 1, count))
+    # to the last row that is there from the beginning, so that all of them are found
+    lengths = np.minimum(rng.integers(1, SCAN_ROWS + 1, count), np.maximum(rows - keys, 1))
+    return Operations(kinds, keys, lengths)
 
 
 def values_of(keys: NDArray[np.int64]) -> list[bytes]:
@@ -201,6 +203,14 @@ def time_batches(engine: Engine, operations: Operations) -> Timed:
     return Timed(begin, time.perf_counter_ns(), len(operations.keys), sum(calls), calls)
 
 
+def scan(engine: Engine, key: int, rows: int) -> int:
+    """Read so many rows from a key on; the bytes of their values."""
+    found = engine.scan(key, rows)
+    if found != rows * VALUE_BYTES:
+        raise AssertionError(f"{rows} rows from {key} on: {found} bytes")
+    return found
+
+
 def singles(engine: Engine, operations: Operations, group: int) -> Iterator[int]:
     """Do one operation after the other; the nanoseconds of each group."""
     clock = time.perf_counter_ns
@@ -213,7 +223,7 @@ def singles(engine: Engine, operations: Operations, group: int) -> Iterator[int]
             if kind == 0:
                 found = engine.get(key)
             elif kind == 3:
-                found = engine.scan(key, length)
+                found = scan(engine, key, length)
             else:
                 found = engine.get(key) if kind == 4 else VALUE_BYTES
                 engine.put(key, value)
@@ -239,7 +249,7 @@ def batches(engine: Engine, operations: Operations) -> Iterator[int]:
         start = clock()
         found = engine.get_many(reads) if len(reads) else 0
         for key, length in scans:
-            engine.scan(key, length)
+            scan(engine, key, length)
         if len(writes):
             engine.put_many(writes, values)
         end = clock()
