@@ -158,3 +158,41 @@ def test_check_finds_damage_that_nobody_reads(db: exmapdb.Database, tmp_path: Pa
     done = CliRunner().invoke(app, ["check", str(path), "--backend", "posix"])
     assert done.exit_code == 1
     assert f"page {page} " in done.output
+
+
+def read_with_duckdb(stream: Any) -> list[tuple[Any, ...]]:
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect() as connection:
+        connection.register("stream", stream)
+        query = 'SELECT id, name, day, "at", ok, raw, price FROM stream WHERE n > 100 ORDER BY id DESC'
+        found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
+        return found
+
+
+def read_with_polars(stream: Any) -> list[tuple[Any, ...]]:
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame(stream).filter(pl.col("n") > 100).sort("id", descending=True)
+    found: list[tuple[Any, ...]] = frame.select("id", "name", "day", "at", "ok", "raw", "price").rows()
+    return found
+
+
+def read_with_pandas(stream: Any) -> list[tuple[Any, ...]]:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame.from_arrow(stream)
+    frame = frame[frame["n"] > 100].sort_values("id", ascending=False)
+    days = [day.date() if isinstance(day, dt.datetime) else day for day in frame["day"]]
+    times = [time.to_pydatetime() for time in frame["at"]]
+    rest = [frame[name].tolist() for name in ("ok", "raw", "price")]
+    return list(zip(frame["id"].tolist(), frame["name"].tolist(), days, times, *rest, strict=True))
+
+
+@pytest.mark.parametrize("read", [read_with_duckdb, read_with_polars, read_with_pandas])
+def test_others_read_the_stream_themselves(db: exmapdb.Database, read: Any) -> None:
+    given = make_table()
+    db.table("t").insert_many(given)
+    rows = given.select(["id", "name", "day", "at", "ok", "raw", "price", "n"]).to_pylist()
+    expected = [tuple(row.values())[:7] for row in reversed(rows) if row["n"] is not None and row["n"] > 100]
+    assert read(db.table("t").record_batches()) == expected
+    with db.snapshot() as snapshot:
+        db.table("t").delete(200)
+        assert read(snapshot.table("t").record_batches()) == expected

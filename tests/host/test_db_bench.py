@@ -32,6 +32,7 @@ def bench(*options: str) -> Any:
 
 def test_records_follow_the_schema_and_compare_with_each_peer() -> None:
     pytest.importorskip("lmdb")
+    pytest.importorskip("duckdb")
     records = bench("--workloads", "ycsb-c,ycsb-f")
     jsonschema.validate(records, json.loads(SCHEMA.read_text()))
     seen = {(r["case"], r["metric"], r["baseline"]) for r in records}
@@ -43,7 +44,9 @@ def test_records_follow_the_schema_and_compare_with_each_peer() -> None:
     metrics = ("ops_per_s", "p50_us", "p99_us", "p999_us", "cpu_us")
     expected = {(c, m, p) for c in cases for m in metrics for p in ("sqlite", "lmdb")}
     scan = "workload=scan,data=memory,api=batch,threads=1,engine=exmapdb"
-    assert seen == expected | {(scan, "scan_vs_memcpy", "memcpy")}
+    scans = {(scan, "scan_rate", peer) for peer in ("sqlite", "lmdb", "duckdb")}
+    scans |= {(scan, "scan_vs_memcpy", "memcpy"), (scan, "query_rate", "duckdb")}
+    assert seen == expected | scans
 
 
 def test_less_cache_than_data_leaves_out_who_has_none_that_can_be_bounded(
@@ -98,7 +101,7 @@ def test_report_draws_what_was_measured_and_says_what_was_missed(tmp_path: Path)
     done = CliRunner().invoke(app, ["bench", *SMALL, *options])
     assert done.exit_code in (0, 1), done.output
     text = report.read_text()
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 7
     for word in ("<h2>ops_per_s<", "<h2>p999_us<", "<h2>cpu_us<", "scan_vs_memcpy / memcpy<"):
         assert word in text
     verdict = "pass" if done.exit_code == 0 else "fail"
@@ -185,6 +188,9 @@ def test_all_engines_do_the_same(tmp_path: Path, name: str, batched: bool) -> No
         assert min(found.rate, found.cpu) > 0
         assert 0 < found.p50 <= found.p99 <= found.p999
     assert (engine.scan(0, 5), engine.scan(700, 100)) == (500, 10_000)
+    rows, size = engine.read_all()
+    assert rows > 1000
+    assert size == 100 * rows
     assert engine.get(5) == 100
     assert engine.get(5000) == 0
     assert engine.get_many(np.array([1, 2, 5000])) == 200

@@ -27,7 +27,7 @@ __all__ = ["bench"]
 
 
 ALL = [*WORKLOADS, "mixed", "tpcc"]
-PEERS = [name for name in {**ENGINES, **FREEZABLE} if name != "exmapdb"]
+PEERS = [*(name for name in {**ENGINES, **FREEZABLE} if name != "exmapdb"), "duckdb"]
 
 
 class Data(enum.StrEnum):
@@ -78,7 +78,7 @@ def bench(
     workloads: Annotated[str, typer.Option(help="Some of ycsb-a to ycsb-f, update, mixed, tpcc.")] = ",".join(
         ALL
     ),
-    peers: Annotated[str, typer.Option(help="Some of sqlite, lmdb and fork.")] = ",".join(PEERS),
+    peers: Annotated[str, typer.Option(help="Some of sqlite, lmdb, fork and duckdb.")] = ",".join(PEERS),
     data: Annotated[Data, typer.Option(help="All of it in the cache, or a quarter.")] = Data.MEMORY,
     record_count: Annotated[int, typer.Option("--rows", min=1000, help="Rows of 100 bytes.")] = 100_000,
     operations: Annotated[int, typer.Option(min=256, help="Operations a round.")] = 5_000,
@@ -116,7 +116,7 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
-    """Run YCSB beside SQLite (WAL) and LMDB, and scan against memcpy.
+    """Run YCSB beside SQLite (WAL) and LMDB, and scan beside memcpy, these, and DuckDB.
 
     In batches 256 operations are a lookup and a transaction. LMDB's cache is the page cache: with --data 4x
     it gets a process and a memory cgroup, and is left out where that cannot be made. With several threads

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import sqlite3
 import struct
@@ -80,6 +81,9 @@ class Engine(Protocol):
 
     def scan(self, key: int, rows: int) -> int:
         """Read so many values from a key on; their bytes."""
+
+    def read_all(self) -> tuple[int, int]:
+        """Read all rows into memory, as its users do; how many there are, and the bytes of their values."""
 
     def close(self) -> None:
         """Close it."""
@@ -175,6 +179,11 @@ class ExmapdbEngine:
             if left <= 0:
                 break
         return size
+
+    def read_all(self) -> tuple[int, int]:
+        """Read all rows into an Arrow table; how many there are, and the bytes of their values."""
+        found = self._table.to_arrow()
+        return found.num_rows, sum(part.buffers()[2].size for part in found["v"].chunks)
 
     def table(self) -> Table:
         """Return the table, for what only exmapdb can."""
@@ -299,6 +308,11 @@ class SqliteEngine:
         found = self._db.execute("SELECT v FROM t WHERE k >= ? ORDER BY k LIMIT ?", (key, rows))
         return sum(len(row[0]) for row in found)
 
+    def read_all(self) -> tuple[int, int]:
+        """Read all rows as tuples; how many there are, and the bytes of their values."""
+        found = self._db.execute("SELECT k, v FROM t").fetchall()
+        return len(found), sum(len(value) for _, value in found)
+
     @contextlib.contextmanager
     def freeze(self) -> Iterator[Frozen]:
         """Begin to read."""
@@ -375,6 +389,12 @@ class LmdbEngine:
             found = cursor.iternext(keys=False, values=True)
             return sum(len(value) for _, value in zip(range(rows), found, strict=False))
 
+    def read_all(self) -> tuple[int, int]:
+        """Read all rows as pairs of bytes; how many there are, and the bytes of their values."""
+        with self._env.begin() as txn, txn.cursor() as cursor:
+            found = list(cursor)
+        return len(found), sum(len(value) for _, value in found)
+
     def close(self) -> None:
         """Close it."""
         self._env.close()
@@ -395,8 +415,6 @@ FREEZABLE: dict[str, type[ExmapdbEngine] | type[ForkEngine] | type[SqliteEngine]
 
 def available(names: Sequence[str]) -> None:
     """Raise ImportError, with what to do, if an engine is not installed."""
-    if "lmdb" in names:
-        try:
-            import lmdb  # noqa: F401
-        except ImportError as error:
-            raise ImportError("LMDB needs py-lmdb: pip install 'exmap[bench]'") from error
+    for name in ("lmdb", "duckdb"):
+        if name in names and importlib.util.find_spec(name) is None:
+            raise ImportError(f"there is no Python package {name}: pip install 'exmap[bench]'")

@@ -14,8 +14,8 @@ from exmapctl.bench.record import Record
 
 from exmapdb.bench.bounded import BoundedLmdb
 from exmapdb.bench.config import Config
-from exmapdb.bench.engines import ENGINES, ExmapdbEngine, FrozenTable, open_exmapdb
-from exmapdb.bench.mixed import scan_rates
+from exmapdb.bench.engines import ENGINES, Engine, open_exmapdb
+from exmapdb.bench.scans import scan_records
 from exmapdb.bench.ycsb import WORKLOADS, Measured, Runner, Workload, prepare
 
 __all__ = ["run_ycsb"]
@@ -39,23 +39,22 @@ def run_ycsb(config: Config, advance: Callable[[str], None]) -> list[Record]:
     with contextlib.ExitStack() as stack:
         setup = config.setup(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=config.folder))))
         open_exmapdb(setup, "n").close()
-        ours = ExmapdbEngine(setup)
-        runners: dict[str, Runner | BoundedLmdb] = {
-            "exmapdb": stack.enter_context(contextlib.closing(Runner(ours, config.threads)))
-        }
-        for name in config.peers_among(ENGINES):
+        engines: dict[str, Engine] = {}
+        runners: dict[str, Runner | BoundedLmdb] = {}
+        for name in ("exmapdb", *config.peers_among(ENGINES)):
             if name == "lmdb" and config.data != "memory":
                 runners[name] = stack.enter_context(BoundedLmdb(setup))
             else:
-                peer = Runner(ENGINES[name](setup), config.threads)
-                runners[name] = stack.enter_context(contextlib.closing(peer))
-        for name, runner in runners.items():
-            runner.load(config.rows)
+                engines[name] = ENGINES[name](setup)
+                runner = Runner(engines[name], config.threads)
+                runners[name] = stack.enter_context(contextlib.closing(runner))
+        for name, each in runners.items():
+            each.load(config.rows)
             advance(f"load {name}")
         for work in config.among(WORKLOADS):
             measure(config, work, runners, rounds, advance)
-        scan = scan_record(config, ours)
-    return [*compare(config, rounds), scan]
+        scans = list(scan_records(config, setup, engines))
+    return [*compare(config, rounds), *scans]
 
 
 def workload(config: Config, name: str) -> Workload:
@@ -110,11 +109,3 @@ def compare(config: Config, rounds: Rounds) -> Iterator[Record]:
 def median(measured: Sequence[Measured], field: str) -> float:
     """Return the median of a figure over all rounds."""
     return float(statistics.median(getattr(each, field) for each in measured))
-
-
-def scan_record(config: Config, engine: ExmapdbEngine) -> Record:
-    """Compare a scan of all rows into columns with a copy of as many bytes."""
-    scan, copy = scan_rates(FrozenTable(engine.table()), config.rounds)
-    return Record(
-        "exmapdb", config.case("scan", "batch", 1), "scan_vs_memcpy", "B/s", scan, "memcpy", scan / copy
-    )
