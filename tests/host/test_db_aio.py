@@ -211,7 +211,7 @@ def test_after_the_end_every_call_says_that_it_is_closed(tmp_path: Path) -> None
 
 LEFT_OUT = {
     exmapdb.Database: {"close", "error", "find_layout", "forget", "free_dropped", "freeze", "known_layout"}
-    | {"load_layout", "stored_page", "worker"},
+    | {"load_layout", "session", "stored_page", "worker"},
     exmapdb.Transaction: {
         "create_tree",
         "declare_index",

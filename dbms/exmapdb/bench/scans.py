@@ -86,7 +86,7 @@ def scan_records(config: Config, setup: Setup, engines: Mapping[str, Engine]) ->
     case = config.case("scan", "batch", 1)
     scan, copy = scan_rates(FrozenTable(ours.table()), config.rounds)
     yield Record("exmapdb", case, "scan_vs_memcpy", "B/s", scan, "memcpy", scan / copy)
-    if config.data != "memory" or len(config.peers_among(["sqlite", "lmdb", "duckdb"])) == 0:
+    if config.data != "memory" or not config.peers_among(["sqlite", "lmdb", "duckdb"]):
         return
     with contextlib.ExitStack() as stack:
         works = {name: engine.read_all for name, engine in engines.items()}
