@@ -13,7 +13,7 @@ __all__ = ["Census", "check_file", "page_blocks", "read_meta", "read_pages"]
 PAGE = 4096
 HEADER = struct.Struct("<IIQQBBHI")
 META = struct.Struct("<IIIIQQQQQQII")
-NODE = struct.Struct("<QQHHHHQ")
+NODE = struct.Struct("<QQHHHHHHL")
 SLOT = struct.Struct("<HHHBBI")
 REF = struct.Struct("<QII")
 RAW = 1 << 31
@@ -186,7 +186,7 @@ def read_node(data: bytes, page: int) -> Node:
     kind, level = header(data, page)
     assert kind == (INNER if level else LEAF)
     start = page * PAGE
-    link, _, count, begin, garbage, prefix_length, _ = NODE.unpack_from(data, start + HEADER.size)
+    link, _, count, begin, garbage, prefix_length, head_at, *_ = NODE.unpack_from(data, start + HEADER.size)
     slots_end = HEADER.size + NODE.size + count * SLOT.size
     end = PAGE - prefix_length
     prefix = data[start + end : start + PAGE]
@@ -197,7 +197,8 @@ def read_node(data: bytes, page: int) -> Node:
         offset, key_length, value_length, large, _, head = SLOT.unpack_from(data, at)
         assert begin <= offset <= end - key_length - value_length
         rest = data[start + offset : start + offset + key_length]
-        assert head == int.from_bytes(rest[:4].ljust(4, b"\0"), "big")
+        assert head == int.from_bytes(rest[head_at:][:4].ljust(4, b"\0"), "big")
+        assert not node.keys or rest[:head_at] == node.keys[0][prefix_length:][:head_at]
         node.keys.append(prefix + rest)
         node.values.append(data[start + offset + key_length : start + offset + key_length + value_length])
         node.used += key_length + value_length

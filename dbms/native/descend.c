@@ -53,27 +53,53 @@ static int compare(const uint8_t *key, unsigned int length, const struct node *n
 	return key_compare(key, length, separator, place.length);
 }
 
-/* The slot left of whose separator the way leads, of @count. */
-static unsigned int choose(const struct node *node, unsigned int count, const struct btree_way *way)
+/* Order of a key and all separators, or 0 if it is like them, of which @i is one, up to their heads. */
+static int compare_with_heads(const uint8_t *key, unsigned int length, const struct node *node,
+			      unsigned int i, unsigned int head_at)
 {
-	const uint8_t *key = way->key;
-	const unsigned int length = way->length;
-	const uint32_t head = key ? node_head(key, length) : 0;
-	unsigned int low = key ? 0 : count, high = count;
+	const struct place place = place_of(node, i);
+
+	return optimistic_compare_beginning(key, length, node, place.offset,
+					    least(place.length, head_at));
+}
+
+/* The slot left of whose separator the way leads, from @low on, which has the first head that is not less. */
+static unsigned int choose_from(const struct node *node, unsigned int low, unsigned int high,
+				uint32_t head, const struct btree_way *way)
+{
+	unsigned int middle = low;
 
 	while (low < high) {
-		const unsigned int middle = (low + high) / 2;
 		const uint32_t other = optimistic_load32(&node->slots[middle].head);
 		int order = head < other ? -1 : 1;
 
 		if (head == other)
-			order = compare(key, length, node, middle);
+			order = compare(way->key, way->length, node, middle);
 		if (order < 0 || (!order && way->before))
 			high = middle;
 		else
 			low = middle + 1;
+		middle = (low + high) / 2;
 	}
 	return low;
+}
+
+/* The same of all @count. */
+static unsigned int choose(const struct node *node, unsigned int count, const struct btree_way *way)
+{
+	const unsigned int head_at = optimistic_load16(&node->head_at);
+	unsigned int i;
+	uint32_t head;
+	int outside;
+
+	if (!way->key || !count)
+		return count;
+	head = node_head_behind(way->key, way->length, head_at);
+	i = optimistic_find_head(node->slots, count, head);
+	outside = compare_with_heads(way->key, way->length, node, least(i, count - 1), head_at);
+	if (outside)
+		return outside < 0 ? 0 : count;
+	return choose_from(node, i, count, head, way);
 }
 
 static void take_fence(struct fence *fence, const struct node *node, unsigned int i)

@@ -7,7 +7,7 @@
 #include "map.h"
 #include "page.h"
 
-#define META_FORMAT	5u
+#define META_FORMAT	6u
 #define META_COPIES	2u
 
 /**

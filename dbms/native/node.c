@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "node.h"
+#include "optimistic.h"
 
 void node_init(struct node *node, uint64_t number, unsigned int level)
 {
@@ -83,35 +83,23 @@ static bool has_sound_links(const struct node *node)
 /* Order of a key and the prefix; 0 if it begins with that. */
 static int compare_with_prefix(const struct node *node, const uint8_t *key, unsigned int length)
 {
-	const unsigned int n = node->prefix_length;
-	const int order = memcmp(key, node_prefix(node), length < n ? length : n);
-
-	return order || length >= n ? order : -1;
+	return key_compare_beginning(key, length, node_prefix(node), node->prefix_length);
 }
 
-/* Order of the rest of a key and that of slot @i. */
+/* Order of the rest of a key and that of slot @i, where they are alike up to their heads. */
 static int compare_rest(const struct node *node, unsigned int i, uint32_t head, const uint8_t *rest,
 			unsigned int length)
 {
 	const struct node_slot *slot = &node->slots[i];
+	const unsigned int behind = node->head_at + (unsigned int)sizeof(head);
 
 	if (head != slot->head)
 		return head < slot->head ? -1 : 1;
-	/* one of them is in its head, and the beginning of the other one */
-	if (length <= sizeof(head) || slot->key_length <= sizeof(head))
+	/* one of them ends in its head, and is the beginning of the other one */
+	if (length <= behind || slot->key_length <= behind)
 		return (int)length - (int)slot->key_length;
-	return key_compare(rest, length, node_rest(node, i), slot->key_length);
-}
-
-/* That of the rest of a key that begins with the prefix, without a branch on how much that leaves. */
-static uint32_t rest_head(const uint8_t *key, unsigned int length, unsigned int prefix)
-{
-	const unsigned int last = length - sizeof(uint32_t);
-	const unsigned int from = prefix < last ? prefix : last;
-
-	if (length < sizeof(uint32_t))
-		return node_head(key + prefix, length - prefix);
-	return (uint32_t)((uint64_t)node_head(key + from, sizeof(uint32_t)) << 8 * (prefix - from));
+	return key_compare(rest + behind, length - behind, node_rest(node, i) + behind,
+			   slot->key_length - behind);
 }
 
 int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length)
@@ -121,7 +109,19 @@ int node_compare(const struct node *node, unsigned int i, const uint8_t *key, un
 
 	if (order)
 		return order;
-	return compare_rest(node, i, rest_head(key, length, prefix), key + prefix, length - prefix);
+	return key_compare(key + prefix, length - prefix, node_rest(node, i),
+			   node->slots[i].key_length);
+}
+
+static unsigned int common_of(const struct node *node, unsigned int i, unsigned int k)
+{
+	return key_common(node_rest(node, i), node->slots[i].key_length, node_rest(node, k),
+			  node->slots[k].key_length);
+}
+
+static uint32_t head_of(const struct node *node, unsigned int i)
+{
+	return node_head_behind(node_rest(node, i), node->slots[i].key_length, node->head_at);
 }
 
 static bool has_sound_keys(const struct node *node)
@@ -130,14 +130,15 @@ static bool has_sound_keys(const struct node *node)
 
 	for (i = 0; i < node->count; i++) {
 		const struct node_slot *slot = &node->slots[i];
-		const uint8_t *rest = node_rest(node, i);
 
-		if (slot->head != node_head(rest, slot->key_length))
+		if (slot->head != head_of(node, i))
 			return false;
-		if (i && compare_rest(node, i - 1, slot->head, rest, slot->key_length) <= 0)
+		if (i && key_compare(node_rest(node, i - 1), slot[-1].key_length,
+				     node_rest(node, i), slot->key_length) >= 0)
 			return false;
 	}
-	return true;
+	/* what the first and the last one have in common is in all of them */
+	return !node->head_at || (i && common_of(node, 0, i - 1) >= node->head_at);
 }
 
 bool node_is_at(const struct node *node, int level)
@@ -164,23 +165,23 @@ int node_verify(const void *page, uint64_t number)
 	return node_is_sound(node) ? 0 : -EUCLEAN;
 }
 
-unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsigned int length,
-			      bool *found)
+/* Order of the rest of a key and all rests there are; 0 if it is like them up to the heads. */
+static int compare_with_heads(const struct node *node, unsigned int i, const uint8_t *rest,
+			      unsigned int length)
 {
-	const unsigned int prefix = node->prefix_length;
-	const int outside = prefix ? compare_with_prefix(node, key, length) : 0;
-	unsigned int low = 0, high = node->count;
-	uint32_t head;
+	/* any of them would do: this one is looked at anyhow */
+	return optimistic_compare_beginning(rest, length, node, node->slots[i].offset,
+					    node->head_at);
+}
 
-	*found = false;
-	if (outside)
-		return outside < 0 ? 0 : high;
-	head = rest_head(key, length, prefix);
-	key += prefix;
-	length -= prefix;
+/* The same for the rest of a key, from slot @low on, which has the first head that is not less. */
+static unsigned int find_rest(const struct node *node, unsigned int low, uint32_t head,
+			      const uint8_t *rest, unsigned int length, bool *found)
+{
+	unsigned int middle = low, high = node->count;
+
 	while (low < high) {
-		unsigned int middle = (low + high) / 2;
-		int order = compare_rest(node, middle, head, key, length);
+		const int order = compare_rest(node, middle, head, rest, length);
 
 		if (!order) {
 			*found = true;
@@ -190,8 +191,32 @@ unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsig
 			high = middle;
 		else
 			low = middle + 1;
+		middle = (low + high) / 2;
 	}
 	return low;
+}
+
+unsigned int node_lower_bound(const struct node *node, const uint8_t *key, unsigned int length,
+			      bool *found)
+{
+	const unsigned int prefix = node->prefix_length, count = node->count;
+	int outside = prefix ? compare_with_prefix(node, key, length) : 0;
+	unsigned int i = 0;
+	uint32_t head = 0;
+
+	*found = false;
+	if (!count)
+		return 0;
+	if (!outside) {
+		head = node_head_behind(key, length, prefix + node->head_at);
+		key += prefix;
+		length -= prefix;
+		i = optimistic_find_head(node->slots, count, head);
+		outside = compare_with_heads(node, i < count ? i : count - 1, key, length);
+	}
+	if (outside)
+		return outside < 0 ? 0 : count;
+	return find_rest(node, i, head, key, length, found);
 }
 
 unsigned int node_upper_bound(const struct node *node, const uint8_t *key, unsigned int length)
@@ -218,6 +243,25 @@ void node_set_child(struct node *node, unsigned int i, uint64_t child)
 		node->link = child;
 	else
 		memcpy((uint8_t *)node_value(node, i), &child, sizeof(child));
+}
+
+/* Have the heads of all keys begin behind what they have in common. */
+static void set_heads(struct node *node)
+{
+	unsigned int i;
+
+	node->head_at = node->count > 1 ? common_of(node, 0, node->count - 1) : 0;
+	for (i = 0; i < node->count; i++)
+		node->slots[i].head = head_of(node, i);
+}
+
+/* Have the head of a new slot, if need be all of them where that one's key is like the others. */
+static void set_head(struct node *node, unsigned int i)
+{
+	if (node->count <= 2 || common_of(node, i, i ? i - 1 : 1) < node->head_at)
+		set_heads(node);
+	else
+		node->slots[i].head = head_of(node, i);
 }
 
 /* Make a slot for an entry, and return where its rest and its value go. */
@@ -249,7 +293,7 @@ void node_insert(struct node *node, unsigned int i, const uint8_t *key, unsigned
 	to = add_slot(node, i, length, value_length);
 	memcpy(to, key + prefix, length);
 	memcpy(to + length, value, value_length);
-	node->slots[i].head = node_head(to, length);
+	set_head(node, i);
 }
 
 void node_remove(struct node *node, unsigned int i)
@@ -266,13 +310,14 @@ void node_reset(struct node *node, const uint8_t *prefix, unsigned int length)
 {
 	node->count = 0;
 	node->garbage = 0;
+	node->head_at = 0;
 	node->prefix_length = length;
 	node->begin = entries_end(node);
 	if (length)
 		memcpy((uint8_t *)node + node->begin, prefix, length);
 }
 
-/* The same key behind a prefix that may be longer or shorter. */
+/* The same key, as yet without a head, behind a prefix that may be longer or shorter. */
 static void append(const struct node *from, unsigned int i, struct node *to)
 {
 	const struct node_slot *slot = &from->slots[i];
@@ -286,7 +331,6 @@ static void append(const struct node *from, unsigned int i, struct node *to)
 		memcpy(bytes, node_prefix(from) + new, more);
 	memcpy(bytes + more, node_rest(from, i) + less, kept + slot->value_length);
 	to->slots[at].nr_large = slot->nr_large;
-	to->slots[at].head = old == new ? slot->head : node_head(bytes, more + kept);
 }
 
 void node_copy(const struct node *from, unsigned int first, unsigned int end, struct node *to)
@@ -295,6 +339,7 @@ void node_copy(const struct node *from, unsigned int first, unsigned int end, st
 
 	for (i = first; i < end; i++)
 		append(from, i, to);
+	set_heads(to);
 }
 
 void node_truncate(struct node *node, unsigned int i)
@@ -304,7 +349,9 @@ void node_truncate(struct node *node, unsigned int i)
 	for (k = i; k < node->count; k++)
 		node->garbage += node->slots[k].key_length + node->slots[k].value_length;
 	node->count = i;
-	if (!i)
+	if (i)
+		set_heads(node);
+	else
 		node_reset(node, NULL, 0);
 }
 

@@ -32,7 +32,7 @@
  * @value_length: bytes
  * @nr_large: references to extents at the end of the value (extent.h)
  * @reserved: 0
- * @head: its first four bytes as a number, to compare quickly
+ * @head: four bytes of it as a number, to compare quickly; see node.head_at
  */
 struct node_slot {
 	uint16_t offset;
@@ -52,6 +52,8 @@ struct node_slot {
  * @begin: offset of the lowest byte of keys and values
  * @garbage: bytes between @begin and the prefix that belong to no slot
  * @prefix_length: bytes of the prefix, the last ones of the page; 0 if there is no slot
+ * @head_at: where heads begin in the rests of keys, all of which are alike up to there
+ * @reserved: 0
  * @slots: sorted by key
  */
 struct node {
@@ -62,7 +64,8 @@ struct node {
 	uint16_t begin;
 	uint16_t garbage;
 	uint16_t prefix_length;
-	uint64_t reserved;
+	uint16_t head_at;
+	uint16_t reserved[3];
 	struct node_slot slots[];
 };
 
@@ -110,7 +113,16 @@ static inline unsigned int key_common(const uint8_t *a, unsigned int a_length, c
 	return i;
 }
 
-/* The first four bytes of a key, or of its rest, as a number. */
+/* Order of a key and all keys that begin so; 0 if it is one of them. */
+static inline int key_compare_beginning(const uint8_t *key, unsigned int length,
+					const uint8_t *beginning, unsigned int n)
+{
+	const int order = memcmp(key, beginning, length < n ? length : n);
+
+	return order || length >= n ? order : -1;
+}
+
+/* The first four bytes of what is left of a key, as a number; those behind its end are 0. */
 static inline uint32_t node_head(const uint8_t *key, unsigned int length)
 {
 	uint32_t head = 0;
@@ -123,6 +135,18 @@ static inline uint32_t node_head(const uint8_t *key, unsigned int length)
 	for (i = 0; i < length; i++)
 		head |= (uint32_t)key[i] << (24 - 8 * i);
 	return head;
+}
+
+/* The same behind the first @at bytes of a key, without a branch on how much that leaves. */
+static inline uint32_t node_head_behind(const uint8_t *key, unsigned int length, unsigned int at)
+{
+	const unsigned int last = length - (unsigned int)sizeof(uint32_t);
+	const unsigned int behind = at < length ? at : length;
+	const unsigned int from = behind < last ? behind : last;
+
+	if (length < sizeof(uint32_t))
+		return node_head(key + behind, length - behind);
+	return (uint32_t)((uint64_t)node_head(key + from, sizeof(uint32_t)) << 8 * (behind - from));
 }
 
 void node_init(struct node *node, uint64_t number, unsigned int level);

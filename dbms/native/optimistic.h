@@ -32,7 +32,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "page.h"
+#include "node.h"
 #include "state.h"
 
 #ifdef __SANITIZE_THREAD__
@@ -116,6 +116,43 @@ static inline void optimistic_copy(uint8_t *to, const void *page, unsigned int o
 		offset += part;
 		n -= part;
 	}
+}
+
+/* As key_compare_beginning(), with @n bytes that lie in the page. */
+static inline int optimistic_compare_beginning(const uint8_t *key, unsigned int length,
+					       const void *page, unsigned int offset,
+					       unsigned int n)
+{
+	uint8_t copy[EXDB_KEY_MAX];
+	uint64_t x, y;
+
+	if (!n)
+		return 0;
+	if (n > sizeof(x) || length < sizeof(x)) {
+		optimistic_copy(copy, page, offset, n);
+		return key_compare_beginning(key, length, copy, n);
+	}
+	memcpy(&x, key, sizeof(x));
+	x &= UINT64_MAX >> (64 - 8 * n);
+	y = optimistic_bytes(page, offset, n);
+	if (x == y)
+		return 0;
+	return __builtin_bswap64(x) < __builtin_bswap64(y) ? -1 : 1;
+}
+
+/* First slot of @count whose head is not less than @head; no branch depends on what the page has. */
+OPTIMISTIC unsigned int optimistic_find_head(const struct node_slot *slots, unsigned int count,
+					     uint32_t head)
+{
+	unsigned int low = 0, half;
+
+	if (!count)
+		return 0;
+	for (; count > 1; count -= half) {
+		half = count / 2;
+		low += half & -(unsigned int)(optimistic_load32(&slots[low + half - 1].head) < head);
+	}
+	return low + (optimistic_load32(&slots[low].head) < head);
 }
 
 #endif /* EXDB_OPTIMISTIC_H */

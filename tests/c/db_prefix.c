@@ -309,6 +309,7 @@ static void damage(void)
 	left->begin = PAGE_SIZE - left->prefix_length;
 	left->count = 1;
 	left->garbage = 0;
+	left->head_at = 0;
 	left->slots[0] = (struct node_slot){ .offset = left->begin };
 	CHECK(!node_is_sound(left));
 	left->prefix_length = EXDB_KEY_MAX;
@@ -333,6 +334,62 @@ static void damage_inner(void)
 	node_init(left, 2, 0);
 }
 
+static void insert_number(uint64_t number, unsigned int common)
+{
+	const uint64_t key = __builtin_bswap64(number);
+	bool found;
+	const unsigned int i =
+		node_lower_bound(left, (const uint8_t *)&key, sizeof(key), &found);
+
+	CHECK(!found);
+	node_insert(left, i, (const uint8_t *)&key, sizeof(key), "", 0);
+	CHECK(node_is_sound(left) && left->head_at == common);
+	CHECK(node_lower_bound(left, (const uint8_t *)&key, sizeof(key), &found) == i && found);
+}
+
+static void find_none(const char *key, unsigned int length, unsigned int place)
+{
+	bool found;
+
+	CHECK(node_lower_bound(left, (const uint8_t *)key, length, &found) == place && !found);
+}
+
+/* Heads begin behind what all keys have in common, however they come, and keys that have not are found there. */
+static void move_heads(void)
+{
+	const uint64_t base = 0x4142434445460000;
+
+	node_init(left, 2, 0);
+	insert_number(base + 16, 0);
+	insert_number(base + 18, 7);
+	insert_number(base + 255, 7);
+	insert_number(base + 17, 7);
+	insert_number(base + 256, 6);
+	insert_number(base - 1, 5);
+	find_none("", 0, 0);
+	find_none("ABCD", 4, 0);
+	find_none("ABCDE", 5, 0);
+	find_none("ABCDEF\0", 7, 1);
+	find_none("ABCDEF\0\x11", 9, 3);
+	find_none("ABCDEF\1\0\0", 9, 6);
+	find_none("ABCDF", 5, 6);
+	find_none("ABA", 3, 0);
+	find_none("B", 1, 6);
+	node_remove(left, 0);
+	CHECK(node_is_sound(left) && left->head_at == 5);
+	node_truncate(left, 4);
+	CHECK(node_is_sound(left) && left->head_at == 7);
+	left->slots[1].head++;
+	CHECK(!node_is_sound(left));
+	left->slots[1].head--;
+	left->head_at = 8;
+	CHECK(!node_is_sound(left));
+	node_init(left, 2, 0);
+	left->head_at = 1;
+	CHECK(!node_is_sound(left));
+	node_init(left, 2, 0);
+}
+
 int main(int argc, char **argv)
 {
 	unsigned int i, steps;
@@ -348,6 +405,7 @@ int main(int argc, char **argv)
 	squeeze_for_a_stranger();
 	damage();
 	damage_inner();
+	move_heads();
 	join_exactly(0);
 	join_exactly(1);
 	for (i = 0; i < steps; i++) {
