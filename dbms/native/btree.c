@@ -245,9 +245,11 @@ int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key 
 }
 
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
-		 btree_row_fn fn, void *arg)
+		 const struct btree_hint *hint, btree_row_fn fn, void *arg)
 {
-	const struct btree_way way = { .root = root, .key = key->bytes, .length = key->length };
+	const struct btree_way way = {
+		.root = root, .key = key->bytes, .length = key->length, .hint = hint
+	};
 	const struct node *node;
 	uint64_t page;
 	unsigned int i;

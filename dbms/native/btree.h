@@ -123,6 +123,18 @@ static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
 }
 
 /**
+ * struct btree_hint - where the way of a key has led to
+ * @page: of the leaf, or 0
+ * @word: the state of its parent
+ * @version: that it had; if it still has, the key belongs into that leaf
+ */
+struct btree_hint {
+	uint64_t page;
+	uint64_t *word;
+	uint64_t version;
+};
+
+/**
  * struct btree_way - the way from a root to a node
  * @root: page number
  * @key: what the node is for, or NULL: the greatest key that there is
@@ -130,6 +142,7 @@ static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
  * @before: what is just before @key, rather than @key itself
  * @exclusive: latch the node exclusively
  * @level: of the node; or the root, if that is no higher
+ * @hint: of this key's way to a leaf, or NULL
  * @above: unless NULL, becomes what all keys below the node are less than
  * @below: unless NULL, becomes what none of them is less than
  */
@@ -140,6 +153,7 @@ struct btree_way {
 	bool before;
 	bool exclusive;
 	uint8_t level;
+	const struct btree_hint *hint;
 	struct fence *above;
 	struct fence *below;
 };
@@ -203,9 +217,19 @@ int btree_probe(struct exdb_worker *w, uint64_t root, const struct btree_entry *
 int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		    uint64_t *leaf);
 
-/* Call @fn for the row with this key; -ENOENT if there is none. */
+/*
+ * descend.c: go up to the leaf of a key that will be looked up soon, and have the processor fetch it meanwhile.
+ * Nothing is latched or read from the disk: where that would have to be there is no hint.
+ */
+void btree_approach(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
+		    struct btree_hint *hint);
+
+void btree_peek(const struct exdb_worker *w, const struct exdb_key *key,
+		const struct btree_hint *hint);
+
+/* Call @fn for the row with this key; -ENOENT if there is none.  @hint: of an approach, or NULL. */
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
-		 btree_row_fn fn, void *arg);
+		 const struct btree_hint *hint, btree_row_fn fn, void *arg);
 
 /* Call @fn for the rows from the cursor on, in its order, until it stops or the end. */
 int btree_scan(struct exdb_worker *w, struct btree_cursor *cursor, btree_row_fn fn, void *arg);

@@ -13,7 +13,11 @@
 
 #define RESTART		1
 #define GIVE_UP		2
+#define AT_ROOT		3
 #define RESTARTS	8
+
+#define CACHE_LINE	64u
+#define LEAF_LINES	7u /* the header, and 32 slots */
 
 #define SLOTS_MAX	(NODE_SPACE / (unsigned int)sizeof(struct node_slot))
 
@@ -199,50 +203,126 @@ static int doubt(const struct sight *at)
 	return is_still(at) ? GIVE_UP : RESTART;
 }
 
-/* From the parent, which is @at, to the node. */
+/* From the parent, which is @at, to the node that it has led to. */
 static int last_step(struct exdb_worker *w, const struct btree_way *way, const struct sight *at,
-		     uint64_t *page, const struct node **out)
+		     uint64_t page, const struct node **out)
 {
 	int ret;
 
-	*page = follow(at->node, way);
 	/* a page that is not the child must not be read from the disk */
 	if (!is_still(at))
 		return RESTART;
-	ret = arrive(w, way, *page, way->level, out);
+	ret = arrive(w, way, page, way->level, out);
 	if (is_still(at))
 		return ret;
 	if (!ret)
-		leave(w, way, *page);
+		leave(w, way, page);
 	return RESTART;
+}
+
+/* Look at the parent of the node; the root, if that is no higher than the node would be. */
+static int look_at_parent(struct exdb_worker *w, const struct btree_way *way, struct sight *at)
+{
+	struct sight next;
+	unsigned int level, hits = 1;
+
+	if (!look_at(w->db, way->root, at))
+		return GIVE_UP;
+	level = optimistic_load8(&at->node->header.level);
+	if (level <= way->level)
+		return is_still(at) ? AT_ROOT : RESTART;
+	for (;; level--, hits++) {
+		if (optimistic_load8(&at->node->header.type) != PAGE_INNER ||
+		    optimistic_load8(&at->node->header.level) != level)
+			return doubt(at);
+		if (level == way->level + 1u)
+			break;
+		if (!look_at(w->db, follow(at->node, way), &next))
+			return doubt(at);
+		/* now: it was its child when its version was read */
+		if (!is_still(at))
+			return RESTART;
+		*at = next;
+	}
+	count_up(&w->counts.hits, hits);
+	return 0;
+}
+
+/* The processor fetches what latching a leaf and searching it will need, all at a time. */
+static void prefetch_leaf(const struct exdb *db, uint64_t page)
+{
+	const uint8_t *leaf = exmap_page(db->ex, page);
+	unsigned int i;
+
+	__builtin_prefetch(page_state(db, page), 1);
+	for (i = 0; i < LEAF_LINES; i++)
+		__builtin_prefetch(leaf + CACHE_LINE * i);
 }
 
 static int descend_optimistically(struct exdb_worker *w, const struct btree_way *way,
 				  uint64_t *page, const struct node **out)
 {
-	struct sight at, next;
-	unsigned int level, hits = 1;
+	struct sight at;
+	int ret = look_at_parent(w, way, &at);
 
-	if (!look_at(w->db, way->root, &at))
-		return GIVE_UP;
-	level = optimistic_load8(&at.node->header.level);
-	if (level <= way->level)
-		return is_still(&at) ? arrive_at_root(w, way, page, out) : RESTART;
-	for (;; level--, hits++) {
-		if (optimistic_load8(&at.node->header.type) != PAGE_INNER ||
-		    optimistic_load8(&at.node->header.level) != level)
-			return doubt(&at);
-		if (level == way->level + 1u)
-			break;
-		if (!look_at(w->db, follow(at.node, way), &next))
-			return doubt(&at);
-		/* now: it was its child when its version was read */
-		if (!is_still(&at))
-			return RESTART;
-		at = next;
-	}
-	count_up(&w->counts.hits, hits);
-	return last_step(w, way, &at, page, out);
+	if (ret == AT_ROOT)
+		return arrive_at_root(w, way, page, out);
+	if (ret)
+		return ret;
+	*page = follow(at.node, way);
+	if (!way->level && is_still(&at))
+		prefetch_leaf(w->db, *page);
+	return last_step(w, way, &at, *page, out);
+}
+
+void btree_approach(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
+		    struct btree_hint *hint)
+{
+	const struct btree_way way = { .root = root, .key = key->bytes, .length = key->length };
+	struct sight at;
+
+	hint->page = 0;
+	if (w->view || look_at_parent(w, &way, &at))
+		return;
+	*hint = (struct btree_hint){ follow(at.node, &way), at.word, at.version };
+	if (is_still(&at))
+		prefetch_leaf(w->db, hint->page);
+	else
+		hint->page = 0;
+}
+
+void btree_peek(const struct exdb_worker *w, const struct exdb_key *key,
+		const struct btree_hint *hint)
+{
+	const struct node *leaf;
+	struct sight at;
+	unsigned int count, behind, i;
+	const uint8_t *row;
+
+	/* reading what is absent may be a fault */
+	if (!hint->page || !look_at(w->db, hint->page, &at))
+		return;
+	leaf = at.node;
+	count = least(optimistic_load16(&leaf->count), SLOTS_MAX);
+	if (!count)
+		return;
+	behind = optimistic_load16(&leaf->prefix_length) + optimistic_load16(&leaf->head_at);
+	i = optimistic_find_head(leaf->slots, count,
+				 node_head_behind(key->bytes, key->length, behind));
+	row = (const uint8_t *)leaf + place_of(leaf, least(i, count - 1)).offset;
+	__builtin_prefetch(row);
+	__builtin_prefetch(row + CACHE_LINE);
+}
+
+/* Where an approach has led to, if that is still where the way leads. */
+static int take_hint(struct exdb_worker *w, const struct btree_way *way, uint64_t *page,
+		     const struct node **out)
+{
+	const struct btree_hint *hint = way->hint;
+	const struct sight parent = { .word = hint->word, .version = hint->version };
+
+	*page = hint->page;
+	return last_step(w, way, &parent, *page, out);
 }
 
 static int descend_latched(struct exdb_worker *w, const struct btree_way *way, uint64_t *page,
@@ -279,15 +359,17 @@ int btree_descend(struct exdb_worker *w, const struct btree_way *way, uint64_t *
 {
 	/* what a view shows of a page need not be where the page is */
 	unsigned int tries = w->view ? RESTARTS : 0;
-	int ret;
+	int ret = RESTART;
 
-	do {
+	if (way->hint && way->hint->page)
+		ret = take_hint(w, way, page, out);
+	while (ret > 0) {
 		forget_fences(way);
 		if (tries < RESTARTS)
 			ret = descend_optimistically(w, way, page, out);
 		else
 			ret = descend_latched(w, way, page, out);
 		tries = ret == GIVE_UP ? RESTARTS : tries + 1;
-	} while (ret > 0);
+	}
 	return ret;
 }

@@ -117,7 +117,8 @@ long index_scan_next(struct exdb_worker *w, struct exdb_scan *scan, struct sink 
 			continue;
 		}
 		sink->arg = &found->leads[found->next];
-		ret = table_find(w, scan->txn, found->tree, &found->leads[found->next].row, sink);
+		ret = table_find(w, scan->txn, found->tree, &found->leads[found->next].row, NULL,
+				 sink);
 		if (ret == -ENOENT)
 			ret = 0;
 		found->next += !ret;

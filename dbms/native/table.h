@@ -79,9 +79,9 @@ struct exdb_scan {
 /* The next rows of a tree, as the transaction sees it if there is one. */
 int scan_tree(struct exdb_worker *w, struct exdb_scan *scan, struct sink *sink);
 
-/* The row with this key, as the transaction sees it; -ENOENT, or what the sink says. */
+/* The row with this key, as the transaction sees it; -ENOENT, or what the sink says.  @hint: or NULL. */
 int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
-	       const struct exdb_key *key, struct sink *sink);
+	       const struct exdb_key *key, const struct btree_hint *hint, struct sink *sink);
 
 int sink_decode(struct sink *sink, const struct btree_row *row);
 

@@ -56,7 +56,7 @@ static int take_own(struct sink *sink, const struct own *own)
 }
 
 int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
-	       const struct exdb_key *key, struct sink *sink)
+	       const struct exdb_key *key, const struct btree_hint *hint, struct sink *sink)
 {
 	const uint64_t root = tree_root(w, tree);
 	const struct own *own = NULL;
@@ -72,7 +72,7 @@ int table_find(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	sink->w = w;
 	if (own)
 		return own->now.state == OWN_PUT ? take_own(sink, own) : -ENOENT;
-	return root ? btree_lookup(w, root, key, take_row, sink) : -ENOENT;
+	return root ? btree_lookup(w, root, key, hint, take_row, sink) : -ENOENT;
 }
 
 static int copy_row(struct sink *sink, const struct btree_row *row)
@@ -96,7 +96,7 @@ int table_take(struct exdb_worker *w, struct exdb_txn *txn, uint32_t tree,
 	int ret;
 
 	memcpy(key.bytes, entry->key, entry->key_length);
-	ret = table_find(w, txn, tree, &key, sink);
+	ret = table_find(w, txn, tree, &key, NULL, sink);
 	return ret == -ENOENT ? 0 : ret ? ret : 1;
 }
 
@@ -135,6 +135,9 @@ static int use_layout(struct exdb_worker *w, struct exdb_txn *txn, const struct 
  */
 #define WINDOW	32u
 
+/* Keys whose leaves are fetched at a time, by the processor; it can wait for a few lines of each. */
+#define GROUP	8u
+
 /* Errors are left to the lookups. */
 static void read_leaves(struct exdb_worker *w, const struct exdb_layout *layout, uint64_t root,
 			const struct exdb_vector *keys, uint64_t first, unsigned int n)
@@ -168,27 +171,73 @@ static unsigned int look_ahead(struct exdb_worker *w, const struct exdb_layout *
 	return most;
 }
 
+/**
+ * struct lookups - keys of a batch
+ * @txn: or NULL
+ * @tree: of the rows
+ * @keys: columns
+ * @found: becomes whether there is a row, for each key
+ */
+struct lookups {
+	struct exdb_txn *txn;
+	uint32_t tree;
+	const struct exdb_vector *keys;
+	uint8_t *found;
+};
+
+/* The ways of some keys first, and then their leaves, which the processor has had time to fetch. */
+static int find_group(struct exdb_worker *w, const struct lookups *lookups, uint64_t first,
+		      unsigned int n, struct sink *sink)
+{
+	const uint64_t root = tree_root(w, lookups->tree);
+	struct btree_hint hints[GROUP];
+	struct exdb_key keys[GROUP];
+	unsigned int i, nr;
+	int bad = 0, ret = 0;
+
+	for (nr = 0; nr < n; nr++) {
+		bad = row_encode_key(sink->layout, lookups->keys, first + nr, &keys[nr]);
+		if (bad)
+			break;
+		hints[nr].page = 0;
+		if (root)
+			btree_approach(w, root, &keys[nr], &hints[nr]);
+	}
+	for (i = 0; i < nr; i++)
+		btree_peek(w, &keys[i], &hints[i]);
+	for (i = 0; i < nr && !ret; i++) {
+		ret = table_find(w, lookups->txn, lookups->tree, &keys[i], &hints[i], sink);
+		lookups->found[first + i] = !ret;
+		if (ret == -ENOENT)
+			ret = 0;
+	}
+	return ret ? ret : bad;
+}
+
+static unsigned int group_of(uint64_t rows, uint64_t window)
+{
+	const uint64_t most = window < GROUP ? window : GROUP;
+
+	return (unsigned int)(rows < most ? rows : most);
+}
+
 long exdb_table_get_many(struct exdb_worker *w, struct exdb_txn *txn,
 			 const struct exdb_layout *layout, uint32_t tree,
 			 const struct exdb_vector *keys, uint64_t rows,
 			 struct exdb_vector *columns, uint8_t *found)
 {
+	const struct lookups lookups = { .txn = txn, .tree = tree, .keys = keys, .found = found };
 	struct sink sink = { .take = sink_decode, .layout = layout, .columns = columns,
 			     .room = rows };
 	int ret = use_layout(w, txn, layout);
 	uint64_t i, ahead = 0, read = 0;
+	unsigned int n;
 
-	for (i = 0; i < rows && !ret; i++) {
-		struct exdb_key key;
-
+	for (i = 0; i < rows && !ret; i += n) {
 		if (i == ahead)
 			ahead += look_ahead(w, layout, tree, keys, i, rows - i, &read);
-		ret = row_encode_key(layout, keys, i, &key);
-		if (!ret)
-			ret = table_find(w, txn, tree, &key, &sink);
-		found[i] = !ret;
-		if (ret == -ENOENT)
-			ret = 0;
+		n = group_of(rows - i, ahead - i);
+		ret = find_group(w, &lookups, i, n, &sink);
 	}
 	if (ret)
 		ret = ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
@@ -202,7 +251,7 @@ int exdb_table_get(struct exdb_worker *w, struct exdb_txn *txn, const struct exd
 	int ret = use_layout(w, txn, layout);
 
 	if (!ret)
-		ret = table_find(w, txn, tree, key, &sink);
+		ret = table_find(w, txn, tree, key, NULL, &sink);
 	ret = ret == 1 ? -EMSGSIZE : table_error(w, layout, ret);
 	return (int)table_result(w, layout, tree, ret);
 }
