@@ -36,7 +36,7 @@ ffibuilder.set_source(
     sources=NATIVE + LIBEXMAP,
     include_dirs=["dbms/native", "libexmap/include", "libexmap/src", "kmod/uapi"],
     depends=HEADERS,
-    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread"],
+    extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"],
     extra_link_args=["-pthread"],
 )
 
