@@ -15,6 +15,7 @@ from exmapdb.schema import ColumnType, Field
 
 __all__ = ["BufferPool", "RowBuffer", "ScanBuffer", "TextRoom"]
 
+ROW_MAX: Final = int(lib.EXDB_ROW_MAX)
 TEXT_BYTES = 16  # what a text is expected to need at first; a scan's batch ends where they do not suffice
 SPARES, SPARE_BYTES = 8, 8 << 20  # that a database keeps at most for its next scans
 BATCH_BYTES: Final = 4 << 20  # that the texts of a column get in a batch, unless one needs more
@@ -37,7 +38,7 @@ class TextRoom:
     def of(self, column: Field, rows: int) -> int:
         """Return the bytes for the texts of so many rows."""
         expected = min(rows * self.expected.get(column.name, TEXT_BYTES), BATCH_BYTES)
-        return max(expected, self.least.get(column.name, 0), int(lib.EXDB_ROW_MAX))
+        return max(expected, self.least.get(column.name, 0), ROW_MAX)
 
 
 class RowBuffer:
@@ -53,7 +54,7 @@ class RowBuffer:
             valid = ffi.new("uint8_t[1]")
             offsets = ffi.NULL
             if field.type.has_offsets:
-                values, offsets = ffi.new("char[]", lib.EXDB_ROW_MAX), ffi.new("int32_t[2]")
+                values, offsets = ffi.new("char[]", ROW_MAX), ffi.new("int32_t[2]")
                 vector.capacity = len(values)
             else:
                 values = ffi.new(_C_ARRAY[field.type.storage.str[1:]])
@@ -74,7 +75,7 @@ class RowBuffer:
         """Give back what a long text has taken."""
         for place, vector in enumerate(self.vectors):
             if vector.capacity > ROW_BYTES:
-                self._give(place, int(lib.EXDB_ROW_MAX))
+                self._give(place, ROW_MAX)
 
     def _give(self, place: int, size: int) -> None:
         vector = self.vectors[place]
@@ -199,14 +200,20 @@ class BufferPool:
     def take(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> ScanBuffer:
         """Take one whose batch nobody has any more, or make one."""
         with self._lock:
-            for place, spare in reversed(list(enumerate(self._spare))):
+            for place in range(len(self._spare) - 1, -1, -1):
+                spare = self._spare[place]
                 if spare.fits(fields, wanted, rows, texts) and spare.is_idle():
                     return self._spare.pop(place)
         return ScanBuffer(fields, wanted, rows, texts)
 
     def give(self, buffer: ScanBuffer) -> None:
         """Give one back, though its batch may still be used."""
-        with self._lock:
+        # a scan that is garbage ends anywhere, in this thread's `take`, too
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             self._spare.append(buffer)
             while len(self._spare) > SPARES or sum(spare.size for spare in self._spare) > SPARE_BYTES:
                 self._spare.pop(0)
+        finally:
+            self._lock.release()

@@ -169,6 +169,8 @@ class Column:
             if data.type != kind:
                 raise InvalidValueError(f"a column of {data.type} is no column of {kind}")
             return data
+        if type(data) is np.ndarray and data.dtype is kind.storage and data.ndim == 1 and kind.is_plain:
+            return cls(kind, np.ascontiguousarray(data))
         if isinstance(data, np.ndarray) and data.dtype != object:
             if data.ndim != 1:
                 raise InvalidValueError("a column has one dimension")

@@ -33,7 +33,7 @@ from exmapdb.stats import CheckResult, Stats
 from exmapdb.storage import PAGE_SIZE, Backing, Storage
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
-from exmapdb.workers import Worker, WorkerPool, make_channel
+from exmapdb.workers import Session, Worker, WorkerPool, make_channel
 
 __all__ = ["BACKENDS", "Backend", "CheckResult", "Database", "Stats"]
 
@@ -429,14 +429,9 @@ class Database:
         finally:
             self.workers.give(worker)
 
-    @contextlib.contextmanager
-    def session(self) -> Iterator[tuple[Worker, Any]]:
-        """Lend a channel into the native core, and NULL: there is no transaction."""
-        worker = self.workers.take()
-        try:
-            yield worker, ffi.NULL
-        finally:
-            self.workers.give(worker)
+    def session(self) -> contextlib.AbstractContextManager[tuple[Worker, Any]]:
+        """Lend a channel into the native core, and NULL: there is no transaction. DatabaseClosedError."""
+        return Session(self.workers)
 
     def error(self, code: int, page: int) -> StorageError:
         """Make the exception for a negative result of the native core."""

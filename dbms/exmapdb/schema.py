@@ -80,6 +80,11 @@ class ColumnType:
         return self.precision > 0
 
     @property
+    def is_plain(self) -> bool:
+        """Return whether values are stored as numpy has them."""
+        return not (self.has_offsets or self.is_decimal)
+
+    @property
     def has_offsets(self) -> bool:
         """Return whether values are text or bytes, of any length."""
         return self.code in (lib.EXDB_TEXT, lib.EXDB_BYTES)

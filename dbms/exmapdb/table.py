@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from exmapdb import arrow
 from exmapdb._core import ffi, lib
-from exmapdb.buffers import ScanBuffer, TextRoom
+from exmapdb.buffers import TextRoom
 from exmapdb.column import Batch
 from exmapdb.errors import (
     ConflictError,
+    DatabaseClosedError,
     DuplicateKeyError,
     InvalidValueError,
     RowTooLargeError,
@@ -281,18 +282,21 @@ class Table:
         )
         found = np.empty(rows, np.bool_)
         texts = TextRoom(least=dict.fromkeys(names, rows * lib.EXDB_ROW_MAX))
+        pool = self._database.scan_buffers
         there = ffi.from_buffer("uint8_t[]", found)
         with self._session() as (worker, txn):
             find = functools.partial(lib.exdb_table_get_many, worker.handle, txn, layout.handle, self.tree)
             while True:
-                buffer = ScanBuffer(layout.schema.fields, frozenset(names), rows, texts)
+                buffer = pool.take(layout.schema.fields, frozenset(names), rows, texts)
                 got = find(given, rows, buffer.vectors, there)
                 if got != -errno.EMSGSIZE or not buffer.needs(texts):
                     break
             del keep
             if got < 0:
                 self._raise(got, worker.error_page, 0)
-        return buffer.to_batch(got, names), found
+        batch = buffer.to_batch(got, names)
+        pool.give(buffer)
+        return batch, found
 
     def find(self, index: str, values: Key) -> Iterator[dict[str, Any]]:
         """Iterate over the rows that have these values in the columns of an index, or in the first of them.
@@ -332,7 +336,7 @@ class Table:
         self.refresh()
         layout = self._layout
         names = layout.schema.names if columns is None else tuple(columns)
-        unknown = set(names) - set(layout.schema.names)
+        unknown = () if columns is None else set(names).difference(layout.schema.names)
         if unknown or not 0 <= prefetch <= PREFETCH_PAGES or batch_rows < 1:
             raise SchemaError(f"no columns {sorted(unknown)}, or prefetch or batch_rows out of range")
         number = None if index is None else layout.index_number(index)
@@ -342,14 +346,21 @@ class Table:
     def _start(
         self, layout: Layout, names: Sequence[str], rows: int, order: tuple[Any, ...], index: int | None
     ) -> Iterator[Batch]:
-        with self._session() as (_, txn):
-            if index is None:
-                scan = lib.exdb_scan_new(txn, layout.handle, self.tree, *order)
-            else:
-                scan = lib.exdb_index_scan_new(txn, layout.handle, self.tree, index, *order)
+        if self._view is None:
+            if self._database.closed:
+                raise DatabaseClosedError
+            scan = self._make_scan(ffi.NULL, layout, order, index)
+        else:
+            with self._view.session() as (_, txn):
+                scan = self._make_scan(txn, layout, order, index)
         if not scan:
             raise self._database.error(-errno.ENOMEM, 0)
         return self._batches(layout, ffi.gc(scan, lib.exdb_scan_free), names, rows)
+
+    def _make_scan(self, txn: Any, layout: Layout, order: tuple[Any, ...], index: int | None) -> Any:
+        if index is None:
+            return lib.exdb_scan_new(txn, layout.handle, self.tree, *order)
+        return lib.exdb_index_scan_new(txn, layout.handle, self.tree, index, *order)
 
     def record_batches(
         self, low: Key | None = None, high: Key | None = None, columns: Sequence[str] | None = None
@@ -400,10 +411,12 @@ class Table:
                 self._raise_in_scan(got, page)
             if got:
                 buffers[0].teach(texts, rows[0])
-            for place, buffer in enumerate(buffers):
-                if place < got:
-                    yield buffer.to_batch(rows[place], names)
-                pool.give(buffer)
+            try:
+                for buffer, filled in zip(buffers[:got], rows, strict=False):
+                    yield buffer.to_batch(filled, names)
+            finally:
+                for buffer in buffers:  # also if nobody wants the rest
+                    pool.give(buffer)
             more = got == count or rows[got] > 0
             count = min(2 * count, ahead)
 

@@ -10,7 +10,7 @@ from exmapdb._core import ffi, lib
 from exmapdb._reader import Channel
 from exmapdb.errors import DatabaseClosedError
 
-__all__ = ["Worker", "WorkerPool", "address_of", "make_channel"]
+__all__ = ["Session", "Worker", "WorkerPool", "address_of", "make_channel"]
 
 
 def address_of(handle: Any) -> int:
@@ -44,6 +44,22 @@ def make_channel(handle: Any) -> Channel:
     """Make the channel of a database whose holder is whoever has the GIL; it only sees resident pages."""
     get = address_of(ffi.addressof(lib, "exdb_table_get"))
     return Channel(get, address_of(lib.exdb_resident_worker(handle)))
+
+
+class Session:
+    """A worker on loan, and NULL for a transaction: what most calls of a table begin with."""
+
+    __slots__ = ("_pool", "_worker")
+
+    def __init__(self, pool: "WorkerPool") -> None:
+        self._pool = pool
+
+    def __enter__(self) -> tuple[Worker, Any]:
+        self._worker = self._pool.take()
+        return self._worker, ffi.NULL
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.give(self._worker)
 
 
 class Waiter:
