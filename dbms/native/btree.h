@@ -224,6 +224,7 @@ int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key 
 void btree_approach(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		    struct btree_hint *hint);
 
+/* Have the processor fetch the row, too, or what is in its place, once the leaf is there. */
 void btree_peek(const struct exdb_worker *w, const struct exdb_key *key,
 		const struct btree_hint *hint);
 
