@@ -102,7 +102,7 @@ def errors_in_one_line() -> Iterator[None]:
 
 def open_existing(path: Path, memory: str, backend: BackendName) -> Database:
     """Open a database that there is; see open_database."""
-    return open_database(path, memory=memory, backend=cast(Backend, str(backend)), flag="w")
+    return open_database(path, memory=memory, backend=cast("Backend", str(backend)), flag="w")
 
 
 @app.command()
@@ -122,7 +122,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Load a year of flights into a table larger than its memory, query it, and check every result."""
-    chosen = cast(Backend, str(backend))
+    chosen = cast("Backend", str(backend))
     config = DemoConfig(chosen, device, memory, rows, lookups, seed, force)
     try:
         with make_progress() as progress:
@@ -254,7 +254,7 @@ def import_file(
 ) -> None:
     """Insert the rows of a file into a table."""
     with errors_in_one_line():
-        database = open_database(path, memory=memory, backend=cast(Backend, str(backend)))
+        database = open_database(path, memory=memory, backend=cast("Backend", str(backend)))
         with database, make_progress() as progress:
             bar = partial(move_bar, progress, progress.add_task("import", total=None))
             moved = import_table(database, table, source, tuple(key or ()), replace, bar)
@@ -330,7 +330,7 @@ def restore_database(
 ) -> None:
     """Make a database of backups, and check every page of it."""
     with errors_in_one_line():
-        done = restore(path, backups, force=force, memory=memory, backend=cast(Backend, str(backend)))
+        done = restore(path, backups, force=force, memory=memory, backend=cast("Backend", str(backend)))
     report_pages(as_json, done)
 
 
@@ -342,7 +342,7 @@ def shell(
     memory: MemoryOption = "64MiB",
 ) -> None:
     """Run Python with the database open as `db`, and each table under its name."""
-    chosen = cast(Backend, str(backend))
+    chosen = cast("Backend", str(backend))
     with errors_in_one_line(), open_database(path, memory=memory, backend=chosen) as database:
         tables = {name: database.table(name) for name in database.tables() if name.isidentifier()}
         names = {"exmapdb": sys.modules["exmapdb"], **tables, "db": database}

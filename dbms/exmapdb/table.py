@@ -6,7 +6,7 @@ import contextlib
 import errno
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Never, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,7 +226,8 @@ class Table:
         layout = self._layout
         row = layout.read(key) if self._view is None else self._view.read(layout, key)
         if row is not NotImplemented:
-            return cast(dict[str, Any] | None, row)
+            found: dict[str, Any] | None = row
+            return found
         if self._view is not None:
             with self._view.session() as (worker, txn):
                 return self._get(layout, key, worker, txn)
@@ -251,7 +252,8 @@ class Table:
         if isinstance(row, int):
             self._raise(row, worker.error_page, 0)
         if row is not NotImplemented:
-            return cast(dict[str, Any] | None, row)
+            found: dict[str, Any] | None = row
+            return found
         buffer = layout.buffer(worker.index)
         layout.encode_key(buffer.key, self._whole_key(layout, key))
         find = functools.partial(lib.exdb_table_get, worker.handle, txn, layout.handle, layout.info.tree)

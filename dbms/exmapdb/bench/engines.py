@@ -123,7 +123,7 @@ def open_exmapdb(setup: Setup, flag: Flag = "c") -> Database:
     return open_database(
         setup.device or setup.folder / "exmapdb",
         memory=setup.memory,
-        backend=cast(Backend, setup.backend),
+        backend=cast("Backend", setup.backend),
         flag=flag,
         force=flag == "n",
         durability="group" if setup.durable else "async",
@@ -272,7 +272,7 @@ class SqliteEngine:
     def _db(self) -> sqlite3.Connection:
         if not hasattr(self._mine, "db"):
             self._mine.db = self._connect()
-        return cast(sqlite3.Connection, self._mine.db)
+        return cast("sqlite3.Connection", self._mine.db)
 
     def load(self, keys: Keys, values: Sequence[bytes]) -> None:
         """Insert rows whose keys ascend."""

@@ -66,7 +66,7 @@ class SqliteTpcc:
             db.execute(f"PRAGMA cache_size=-{self._memory >> 10}")
             self._connections.append(db)
             self._mine.db = db
-        return cast(Connection, self._mine.db)
+        return cast("Connection", self._mine.db)
 
     def load(self, scale: Scale, seed: int) -> None:
         """Make and fill the tables, and their indexes."""
@@ -127,7 +127,7 @@ def found(db: Connection, query: str, values: Sequence[Any] | Mapping[str, Any])
     row = db.execute(query, values).fetchone()
     if row is None:
         raise AssertionError(f"nothing for {values}: {query}")
-    return cast(tuple[Any, ...], row)
+    return cast("tuple[Any, ...]", row)
 
 
 def find_customer(db: Connection, home: District, who: int | str) -> int:
