@@ -224,10 +224,9 @@ class Table:
         Raises InvalidValueError for a key that cannot be, and StorageError.
         """
         layout = self._layout
-        row = layout.read(key) if self._view is None else self._view.read(layout, key)
+        row: dict[str, Any] | None = layout.read(key) if self._view is None else self._view.read(layout, key)
         if row is not NotImplemented:
-            found: dict[str, Any] | None = row
-            return found
+            return row
         if self._view is not None:
             with self._view.session() as (worker, txn):
                 return self._get(layout, key, worker, txn)
@@ -248,12 +247,11 @@ class Table:
         return self._layout.read(key) if self._view is None else NotImplemented
 
     def _get(self, layout: Layout, key: Key, worker: Worker, txn: Any) -> dict[str, Any] | None:
-        row = layout.read(key, address_of(txn) if txn else 0, worker.address)
+        row: dict[str, Any] | None = layout.read(key, address_of(txn) if txn else 0, worker.address)
         if isinstance(row, int):
             self._raise(row, worker.error_page, 0)
         if row is not NotImplemented:
-            found: dict[str, Any] | None = row
-            return found
+            return row
         buffer = layout.buffer(worker.index)
         layout.encode_key(buffer.key, self._whole_key(layout, key))
         find = functools.partial(lib.exdb_table_get, worker.handle, txn, layout.handle, layout.info.tree)
