@@ -5,6 +5,7 @@ import decimal
 import functools
 import itertools
 import operator
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exmapdb._core import lib
 from exmapdb.errors import InvalidValueError
 from exmapdb.schema import ColumnType
 
@@ -54,24 +56,30 @@ def from_timestamp(value: Any) -> int:
 
 def from_bool(value: Any) -> bool:
     """Take True or False, of Python or numpy, and no number."""
-    if not isinstance(value, bool | np.bool_):
+    if value is not True and value is not False and not isinstance(value, np.bool_):
         raise TypeError("not True or False")
     return bool(value)
 
 
-def from_decimal(kind: ColumnType, value: Any) -> int:
-    """Convert a Decimal, an int or a text to a number without the point. ValueError for lost digits."""
+def to_decimal(value: Any) -> decimal.Decimal:
+    """Convert an int or a text. TypeError, DecimalException."""
     if not isinstance(value, decimal.Decimal | int | str | np.integer) or isinstance(value, bool):
         raise TypeError("not a Decimal")
+    return decimal.Decimal(int(value) if isinstance(value, np.integer) else value)
+
+
+def from_decimal(kind: ColumnType, value: Any) -> int:
+    """Convert a Decimal, an int or a text to a number without the point. ValueError for lost digits."""
     try:
-        exact = decimal.Decimal(int(value) if isinstance(value, np.integer) else value)
+        exact = value if type(value) is decimal.Decimal else to_decimal(value)
         number = exact.scaleb(kind.scale, WIDE)
-        whole = number.to_integral_value(context=WIDE)
-    except decimal.DecimalException as error:
+        # before it becomes an int, which may have any number of digits
+        whole = int(number) if number.adjusted() < kind.precision or not number else None
+    except (decimal.DecimalException, OverflowError, ValueError) as error:
         raise ValueError("no number, or too long a one") from error
-    if not exact.is_finite() or whole != number or abs(whole) >= 10**kind.precision:
+    if whole is None or whole != number:
         raise ValueError("digits would be lost")
-    return int(whole)
+    return whole
 
 
 _TO_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
@@ -88,15 +96,8 @@ _FROM_PYTHON: dict[ColumnType, Callable[[Any], Any]] = {
     ColumnType.TIMESTAMP: from_timestamp,
 }
 
-# what most lists are made of
-_OWN: dict[ColumnType, type] = {
-    ColumnType.BOOL: bool,
-    ColumnType.INT32: int,
-    ColumnType.INT64: int,
-    ColumnType.FLOAT64: float,
-    ColumnType.TEXT: str,
-    ColumnType.BYTES: bytes,
-}
+# what the module array calls numbers of that size
+_CODES = {lib.EXDB_INT32: "i", lib.EXDB_INT64: "q", lib.EXDB_FLOAT64: "d", lib.EXDB_DECIMAL: "q"}
 
 
 def to_python(kind: ColumnType) -> Callable[[Any], Any] | None:
@@ -307,45 +308,52 @@ def _of_text_array(kind: ColumnType, data: NDArray[Any]) -> Column:
 
 
 def _of_text_list(kind: ColumnType, data: Sequence[Any]) -> Column:
-    own = set(map(type, data)) == {_OWN[kind]}
+    # what most lists are made of
+    own = set(map(type, data)) == {bytes if kind is ColumnType.BYTES else str}
     if own and kind is ColumnType.BYTES:
         encoded = data
     elif own:
         encoded = [to_utf8(text) for text in data]
     else:
         encoded = [b"" if item is None else from_python(kind, item) for item in data]
-    offsets = _offsets(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     values = np.frombuffer(b"".join(encoded), np.uint8)
-    return Column(kind, values, _valid_list(data), offsets)
+    return Column(kind, values, None if own else _valid_list(data), _offsets_of(encoded))
 
 
 def _of_list(kind: ColumnType, data: Sequence[Any]) -> Column:
-    exact = _of_exact(kind, data)
-    if exact is not None:
-        return Column(kind, exact)
+    plain = _of_plain(kind, data)
+    if plain is not None:
+        return Column(kind, plain)
     stored = [0 if item is None else from_python(kind, item) for item in data]
     return Column(kind, np.array(stored, dtype=kind.storage), _valid_list(data))
 
 
-def _of_exact(kind: ColumnType, data: Sequence[Any]) -> NDArray[Any] | None:
-    """Convert a list of nothing but Python's own type for this kind; None for others, and out of range."""
-    own = _OWN.get(kind)
-    if own is None or set(map(type, data)) != {own}:
+def _of_plain(kind: ColumnType, data: Sequence[Any]) -> NDArray[Any] | None:
+    """Convert a list without nulls the quick way; None if that cannot be, or something does not fit."""
+    if kind is ColumnType.BOOL:
+        return np.array(data, np.bool_) if set(map(type, data)) == {bool} else None
+    code = _CODES.get(kind.code)
+    if code is None:
         return None
-    if own is not int:
-        return np.array(data, kind.storage)
     try:
-        wide = np.array(data, np.int64)
-    except OverflowError:
+        numbers = array(code, [from_decimal(kind, item) for item in data] if kind.is_decimal else data)
+    except (TypeError, ValueError, OverflowError):
         return None
-    narrow = wide.astype(kind.storage, copy=False)
-    return narrow if narrow is wide or (narrow == wide).all() else None
+    return np.frombuffer(numbers, kind.storage)
 
 
 def _valid_list(data: Sequence[Any]) -> Bools | None:
     if all(item is not None for item in data):
         return None
     return np.array([item is not None for item in data], dtype=np.bool_)
+
+
+def _offsets_of(items: Sequence[bytes]) -> Offsets:
+    try:
+        ends = array("i", itertools.accumulate(map(len, items), initial=0))
+    except OverflowError as error:
+        raise InvalidValueError("more than 2 GiB of text in one batch: insert it in parts") from error
+    return np.frombuffer(ends, np.int32)
 
 
 def _offsets(lengths: NDArray[np.int64]) -> Offsets:

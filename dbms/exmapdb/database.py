@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -33,7 +33,7 @@ from exmapdb.stats import CheckResult, Stats
 from exmapdb.storage import PAGE_SIZE, Backing, Storage
 from exmapdb.table import Table
 from exmapdb.transaction import Transaction
-from exmapdb.workers import Session, Worker, WorkerPool, make_channel
+from exmapdb.workers import Loan, Session, Worker, WorkerPool, make_channel
 
 __all__ = ["BACKENDS", "Backend", "CheckResult", "Database", "Stats"]
 
@@ -420,14 +420,9 @@ class Database:
             code = lib.exdb_failure(self._handle, page)
         return self.error(code, page[0]) if code else None
 
-    @contextlib.contextmanager
-    def worker(self) -> Iterator[Worker]:
+    def worker(self) -> contextlib.AbstractContextManager[Worker]:
         """Lend a channel into the native core, waiting for one if need be. DatabaseClosedError."""
-        worker = self.workers.take()
-        try:
-            yield worker
-        finally:
-            self.workers.give(worker)
+        return Loan(self.workers)
 
     def session(self) -> contextlib.AbstractContextManager[tuple[Worker, Any]]:
         """Lend a channel into the native core, and NULL: there is no transaction. DatabaseClosedError."""

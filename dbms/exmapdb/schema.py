@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 import numpy as np
@@ -25,6 +25,7 @@ class ColumnType:
 
     code: its number in the native core.  storage: the type of a vector's values; for text and bytes that of
     their bytes.  precision, scale: of a decimal, its digits, and how many of them are behind the point.
+    has_offsets: whether values are text or bytes, of any length.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ColumnType:
     storage: np.dtype[np.generic]
     precision: int = 0
     scale: int = 0
+    has_offsets: bool = field(init=False, repr=False, compare=False)
 
     BOOL: ClassVar[ColumnType]
     INT32: ClassVar[ColumnType]
@@ -41,6 +43,12 @@ class ColumnType:
     BYTES: ClassVar[ColumnType]
     DATE: ClassVar[ColumnType]
     TIMESTAMP: ClassVar[ColumnType]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_offsets", self.code in (lib.EXDB_TEXT, lib.EXDB_BYTES))
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @classmethod
     def decimal(cls, precision: int, scale: int) -> ColumnType:
@@ -83,11 +91,6 @@ class ColumnType:
     def is_plain(self) -> bool:
         """Return whether values are stored as numpy has them."""
         return not (self.has_offsets or self.is_decimal)
-
-    @property
-    def has_offsets(self) -> bool:
-        """Return whether values are text or bytes, of any length."""
-        return self.code in (lib.EXDB_TEXT, lib.EXDB_BYTES)
 
     def __str__(self) -> str:
         return self.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Never, Self
 
@@ -22,11 +21,11 @@ from exmapdb.errors import (
 from exmapdb.layout import Key, Layout, TableInfo
 from exmapdb.schema import Field, Schema
 from exmapdb.table import Table
-from exmapdb.workers import address_of
+from exmapdb.workers import Loan, address_of
 
 if TYPE_CHECKING:
     from exmapdb.database import Database
-    from exmapdb.workers import Worker
+    from exmapdb.workers import Worker, WorkerPool
 
 __all__ = ["Transaction"]
 
@@ -47,6 +46,32 @@ class GoneView:
     def read(self, _layout: Layout, _key: Key) -> Any:
         """Leave it to what takes a session."""
         return NotImplemented
+
+
+class TransactionSession:
+    """A worker on loan, and the handle of a transaction, which is the caller's alone meanwhile."""
+
+    __slots__ = ("_loan", "_lock", "_transaction")
+
+    def __init__(self, transaction: Transaction, lock: threading.RLock, pool: WorkerPool) -> None:
+        self._transaction = transaction
+        self._lock = lock
+        self._loan = Loan(pool)
+
+    def __enter__(self) -> tuple[Worker, Any]:
+        self._lock.acquire()
+        try:
+            handle = self._transaction.handle
+            return self._loan.__enter__(), handle
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._loan.__exit__()
+        finally:
+            self._lock.release()
 
 
 class Transaction:
@@ -271,14 +296,16 @@ class Transaction:
             if self._handle is not None:
                 self._end()
 
-    @contextlib.contextmanager
-    def session(self) -> Iterator[tuple[Worker, Any]]:
+    def session(self) -> contextlib.AbstractContextManager[tuple[Worker, Any]]:
         """Lend a channel into the native core, and the handle. TransactionEndedError."""
-        with self._lock:
-            if self._handle is None:
-                raise TransactionEndedError
-            with self._database.worker() as worker:
-                yield worker, self._handle
+        return TransactionSession(self, self._lock, self._database.workers)
+
+    @property
+    def handle(self) -> Any:
+        """Return the native core's handle. TransactionEndedError."""
+        if self._handle is None:
+            raise TransactionEndedError
+        return self._handle
 
     def read(self, layout: Layout, key: Key) -> Any:
         """Return the row with this key, None, or NotImplemented if that would take longer; see Layout."""

@@ -10,7 +10,7 @@ from exmapdb._core import ffi, lib
 from exmapdb._reader import Channel
 from exmapdb.errors import DatabaseClosedError
 
-__all__ = ["Session", "Worker", "WorkerPool", "address_of", "make_channel"]
+__all__ = ["Loan", "Session", "Worker", "WorkerPool", "address_of", "make_channel"]
 
 
 def address_of(handle: Any) -> int:
@@ -46,20 +46,35 @@ def make_channel(handle: Any) -> Channel:
     return Channel(get, address_of(lib.exdb_resident_worker(handle)))
 
 
-class Session:
-    """A worker on loan, and NULL for a transaction: what most calls of a table begin with."""
+class Loan:
+    """A worker on loan; a class since a generator takes longer than many a call of the native core."""
 
     __slots__ = ("_pool", "_worker")
 
     def __init__(self, pool: "WorkerPool") -> None:
         self._pool = pool
 
-    def __enter__(self) -> tuple[Worker, Any]:
+    def __enter__(self) -> Worker:
         self._worker = self._pool.take()
-        return self._worker, ffi.NULL
+        return self._worker
 
     def __exit__(self, *_: object) -> None:
         self._pool.give(self._worker)
+
+
+class Session:
+    """A worker on loan, and NULL for a transaction: what most calls of a table begin with."""
+
+    __slots__ = ("_loan",)
+
+    def __init__(self, pool: "WorkerPool") -> None:
+        self._loan = Loan(pool)
+
+    def __enter__(self) -> tuple[Worker, Any]:
+        return self._loan.__enter__(), ffi.NULL
+
+    def __exit__(self, *_: object) -> None:
+        self._loan.__exit__()
 
 
 class Waiter:
