@@ -55,6 +55,24 @@ def test_an_error_rolls_back(db: exmapdb.Database) -> None:
         txn.table("t").get(1)
 
 
+def test_who_is_refused_does_not_keep_others_waiting(db: exmapdb.Database) -> None:
+    txn = db.begin()
+    table = txn.table("t")
+    txn.rollback()
+    refused = []
+
+    def read() -> None:
+        with pytest.raises(exmapdb.TransactionEndedError):
+            table.get(1)
+        refused.append(True)
+
+    read()
+    other = threading.Thread(target=read, daemon=True)
+    other.start()
+    other.join(30)
+    assert len(refused) == 2
+
+
 def test_a_statement_that_fails_leaves_the_rest_of_the_transaction(db: exmapdb.Database) -> None:
     with db.begin() as txn:
         table = txn.table("t")

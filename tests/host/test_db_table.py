@@ -360,6 +360,9 @@ def test_keys_of_every_type_are_in_the_order_of_their_values(
         ("decimal(4,2)", 0.5),
         ("decimal(4,2)", decimal.Decimal("NaN")),
         ("decimal(4,2)", decimal.Decimal("1e999999")),
+        ("decimal(4,2)", decimal.Decimal("1e-999999")),
+        ("decimal(4,2)", decimal.Decimal("-Infinity")),
+        ("decimal(4,2)", True),
     ],
 )
 def test_values_that_do_not_fit_their_type_are_refused(
@@ -375,7 +378,9 @@ def test_decimals_take_whatever_is_exact(db: exmapdb.Database) -> None:
     table = db.create_table("t", {"k": "int64", "v": "decimal(6,2)"}, key="k")
     table.insert_many({"k": [1, 2, 3], "v": [7, "1.5", decimal.Decimal("-1e1")]})
     table.insert_many({"k": [4], "v": np.array([8], np.int16)})
-    assert [table.get(k)["v"] for k in (1, 2, 3, 4)] == [decimal.Decimal(v) for v in ("7", "1.5", "-10", "8")]  # type: ignore[index]
+    table.insert({"k": 5, "v": decimal.Decimal("0e99")})
+    batch, _ = table.lookup({"k": range(1, 6)}, columns=["v"])
+    assert batch["v"].to_pylist() == [decimal.Decimal(v) for v in ("7", "1.5", "-10", "8", "0")]
 
 
 def test_lookup_gives_the_rows_that_there_are_in_the_order_of_the_keys(db: exmapdb.Database) -> None:
