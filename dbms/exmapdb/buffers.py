@@ -17,6 +17,7 @@ __all__ = ["BufferPool", "RowBuffer", "ScanBuffer", "TextRoom"]
 
 ROW_MAX: Final = int(lib.EXDB_ROW_MAX)
 TEXT_BYTES = 16  # what a text is expected to need at first; a scan's batch ends where they do not suffice
+FEW_ROWS: Final = 256  # for fewer any buffer of no more will do
 SPARES, SPARE_BYTES = 8, 8 << 20  # that a database keeps at most for its next scans
 BATCH_BYTES: Final = 4 << 20  # that the texts of a column get in a batch, unless one needs more
 ROW_BYTES: Final = 4 << 20  # that a worker keeps for the texts of the next row
@@ -147,9 +148,9 @@ class ScanBuffer:
         return self._count_references() == self._references
 
     def fits(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> bool:
-        """Return whether it would do in place of a new one."""
+        """Return whether it would do in place of a new one, without keeping much more memory."""
         return (
-            self._rows == rows
+            (self._rows == rows or rows < self._rows <= FEW_ROWS)
             and self._wanted == wanted
             and self._fields == fields
             and all(
@@ -204,7 +205,8 @@ class BufferPool:
                 spare = self._spare[place]
                 if spare.fits(fields, wanted, rows, texts) and spare.is_idle():
                     return self._spare.pop(place)
-        return ScanBuffer(fields, wanted, rows, texts)
+        room = rows if rows > FEW_ROWS else 1 << (rows - 1).bit_length()
+        return ScanBuffer(fields, wanted, room, texts)
 
     def give(self, buffer: ScanBuffer) -> None:
         """Give one back, though its batch may still be used."""
