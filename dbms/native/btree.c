@@ -244,6 +244,20 @@ int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key 
 	return 0;
 }
 
+/* The slot of a key in its leaf: the one that was seen before, or that of a search. */
+static bool find_slot(const struct node *leaf, const struct exdb_key *key,
+		      const struct btree_hint *hint, unsigned int *i)
+{
+	bool found;
+
+	if (hint && hint->page && node_has_key(leaf, hint->slot, key->bytes, key->length)) {
+		*i = hint->slot;
+		return true;
+	}
+	*i = node_lower_bound(leaf, key->bytes, key->length, &found);
+	return found;
+}
+
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		 const struct btree_hint *hint, btree_row_fn fn, void *arg)
 {
@@ -253,14 +267,12 @@ int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *ke
 	const struct node *node;
 	uint64_t page;
 	unsigned int i;
-	bool found;
 	int ret = btree_descend(w, &way, &page, &node);
 
 	if (ret)
 		return ret;
 	ret = -ENOENT;
-	i = node_lower_bound(node, key->bytes, key->length, &found);
-	if (found) {
+	if (find_slot(node, key, hint, &i)) {
 		const struct btree_row row = {
 			.key = key->bytes,
 			.value = node_value(node, i),

@@ -127,11 +127,13 @@ static inline bool fence_is_above(const struct fence *fence, const uint8_t *key,
  * @page: of the leaf, or 0
  * @word: the state of its parent
  * @version: that it had; if it still has, the key belongs into that leaf
+ * @slot: of the leaf, where the key may be
  */
 struct btree_hint {
 	uint64_t page;
 	uint64_t *word;
 	uint64_t version;
+	unsigned int slot;
 };
 
 /**
@@ -224,9 +226,8 @@ int btree_find_leaf(struct exdb_worker *w, uint64_t root, const struct exdb_key 
 void btree_approach(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,
 		    struct btree_hint *hint);
 
-/* Have the processor fetch the row, too, or what is in its place, once the leaf is there. */
-void btree_peek(const struct exdb_worker *w, const struct exdb_key *key,
-		const struct btree_hint *hint);
+/* Look for the row, too, once the leaf is there, and have the processor fetch it, or what is in its place. */
+void btree_peek(const struct exdb_worker *w, const struct exdb_key *key, struct btree_hint *hint);
 
 /* Call @fn for the row with this key; -ENOENT if there is none.  @hint: of an approach, or NULL. */
 int btree_lookup(struct exdb_worker *w, uint64_t root, const struct exdb_key *key,

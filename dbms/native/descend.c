@@ -284,15 +284,16 @@ void btree_approach(struct exdb_worker *w, uint64_t root, const struct exdb_key 
 	hint->page = 0;
 	if (w->view || look_at_parent(w, &way, &at))
 		return;
-	*hint = (struct btree_hint){ follow(at.node, &way), at.word, at.version };
+	*hint = (struct btree_hint){
+		.page = follow(at.node, &way), .word = at.word, .version = at.version
+	};
 	if (is_still(&at))
 		prefetch_leaf(w->db, hint->page);
 	else
 		hint->page = 0;
 }
 
-void btree_peek(const struct exdb_worker *w, const struct exdb_key *key,
-		const struct btree_hint *hint)
+void btree_peek(const struct exdb_worker *w, const struct exdb_key *key, struct btree_hint *hint)
 {
 	const struct node *leaf;
 	struct sight at;
@@ -309,7 +310,8 @@ void btree_peek(const struct exdb_worker *w, const struct exdb_key *key,
 	behind = optimistic_load16(&leaf->prefix_length) + optimistic_load16(&leaf->head_at);
 	i = optimistic_find_head(leaf->slots, count,
 				 node_head_behind(key->bytes, key->length, behind));
-	row = (const uint8_t *)leaf + place_of(leaf, least(i, count - 1)).offset;
+	hint->slot = least(i, count - 1);
+	row = (const uint8_t *)leaf + place_of(leaf, hint->slot).offset;
 	__builtin_prefetch(row);
 	__builtin_prefetch(row + CACHE_LINE);
 }

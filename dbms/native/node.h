@@ -218,6 +218,23 @@ static inline unsigned int node_slot_size(const struct node *node, unsigned int 
 	return node_entry_size(node->slots[i].key_length, node->slots[i].value_length);
 }
 
+/* Numbers are spared the call. */
+static inline bool key_is_same(const uint8_t *a, const uint8_t *b, unsigned int n)
+{
+	return n == sizeof(uint64_t) ? !memcmp(a, b, sizeof(uint64_t)) : !memcmp(a, b, n);
+}
+
+/* Is there a slot @i, and is this its key? */
+static inline bool node_has_key(const struct node *node, unsigned int i, const uint8_t *key,
+				unsigned int length)
+{
+	const unsigned int prefix = node->prefix_length;
+
+	return i < node->count && node->slots[i].key_length + prefix == length &&
+	       key_is_same(node_rest(node, i), key + prefix, length - prefix) &&
+	       (!prefix || !memcmp(node_prefix(node), key, prefix));
+}
+
 /* Order of a key and the key of slot @i: less than, equal to or greater than 0. */
 int node_compare(const struct node *node, unsigned int i, const uint8_t *key, unsigned int length);
 
