@@ -149,16 +149,14 @@ class ScanBuffer:
 
     def fits(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> bool:
         """Return whether it would do in place of a new one, without keeping much more memory."""
-        return (
-            (self._rows == rows or rows < self._rows <= FEW_ROWS)
-            and self._wanted == wanted
-            and self._fields == fields
-            and all(
-                len(values) >= texts.of(field, rows)
-                for field, values, _, offsets in self._columns
-                if offsets is not None
-            )
-        )
+        if self._rows != rows and not rows < self._rows <= FEW_ROWS:
+            return False
+        if self._wanted != wanted or self._fields != fields:
+            return False
+        for field, values, _, offsets in self._columns:
+            if offsets is not None and len(values) < texts.of(field, rows):
+                return False
+        return True
 
     def teach(self, texts: TextRoom, rows: int) -> None:
         """Note what texts should get from now on, by those of the first rows."""
@@ -196,6 +194,7 @@ class BufferPool:
 
     def __init__(self) -> None:
         self._spare: list[ScanBuffer] = []
+        self._bytes = 0
         self._lock = threading.Lock()
 
     def take(self, fields: Sequence[Field], wanted: frozenset[str], rows: int, texts: TextRoom) -> ScanBuffer:
@@ -204,6 +203,7 @@ class BufferPool:
             for place in range(len(self._spare) - 1, -1, -1):
                 spare = self._spare[place]
                 if spare.fits(fields, wanted, rows, texts) and spare.is_idle():
+                    self._bytes -= spare.size
                     return self._spare.pop(place)
         room = rows if rows > FEW_ROWS else 1 << (rows - 1).bit_length()
         return ScanBuffer(fields, wanted, room, texts)
@@ -215,7 +215,8 @@ class BufferPool:
             return
         try:
             self._spare.append(buffer)
-            while len(self._spare) > SPARES or sum(spare.size for spare in self._spare) > SPARE_BYTES:
-                self._spare.pop(0)
+            self._bytes += buffer.size
+            while len(self._spare) > SPARES or self._bytes > SPARE_BYTES:
+                self._bytes -= self._spare.pop(0).size
         finally:
             self._lock.release()
