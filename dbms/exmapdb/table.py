@@ -409,11 +409,11 @@ class Table:
                 continue
             if got < 0:
                 self._raise_in_scan(got, page)
+            if got:
+                buffers[0].teach(texts, rows[0])
             try:
                 for buffer, filled in zip(buffers[:got], rows, strict=False):
                     yield buffer.to_batch(filled, names)
-                if got:
-                    buffers[0].teach(texts, rows[0])
             finally:
                 for buffer in buffers:  # also if nobody wants the rest
                     pool.give(buffer)
